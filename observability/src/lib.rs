@@ -1,0 +1,1 @@
+//! Logs, traces and metrics for an axum service: two calls and a client builder.

@@ -1,0 +1,1 @@
+//! The client API that calls service A and degrades gracefully.
