@@ -1,1 +1,103 @@
 //! Logs, traces and metrics for an axum service: two calls and a client builder.
+//!
+//! ```no_run
+//! use axum::{Router, extract::State, routing::get};
+//! use observability::{CallJson, Config, Exit, Service};
+//! use std::{process::ExitCode, time::Duration};
+//!
+//! fn main() -> ExitCode {
+//!     observability::run(greeter())
+//! }
+//!
+//! async fn greeter() -> Result<(), Exit> {
+//!     let service = observability::service!("greeter", log_name: "G", listen_addr: "127.0.0.1:8082");
+//!     let config = Config::from_process(service)?; // flags, variables, --help
+//!     let telemetry = observability::start(&config)?; // 1: logs, traces, metrics
+//!     let client = telemetry.client().timeout(Duration::from_secs(1)).build()?;
+//!     let greet = async |State(client): State<observability::Client>| {
+//!         let name = client.get("http://127.0.0.1:8083/name").call_json::<String>().await;
+//!         name.map_or_else(|error| format!("hello whoever: {}", error.kind()), |name| format!("hello {name}"))
+//!     };
+//!     telemetry.serve(Router::new().route("/greet", get(greet)).with_state(client)).await // 2: serve it
+//! }
+//! ```
+//!
+//! That service writes a log line a request, answers `/metrics`, `/health`, `/livez` and `/readyz`,
+//! sends its spans where `OTEL_EXPORTER_OTLP_ENDPOINT` says, goes on with its caller's trace, and
+//! stops in order on SIGTERM.
+//!
+//! # The map
+//! In the order in which a service meets them:
+//!
+//! | question | where |
+//! |---|---|
+//! | which settings are there, and what do they mean? | [`config`], [`otel`] for the `OTEL_*` variables |
+//! | what is started, what is flushed, in which order? | [`Telemetry`], [`start`] |
+//! | what happens around a request? | [`server`] |
+//! | what happens around a call? | [`client`] |
+//! | what is a failure called? | [`ErrorKind`] |
+//! | how does a trace go from one service to the next? | [`trace_context`] |
+//! | which metrics are there? | [`metrics`](mod@metrics) |
+//! | how does a log line look, and where does it go? | [`log`] |
+//! | how do spans leave, and which are lost? | [`export`] |
+//! | how does a service listen and stop? | [`serve`] |
+//!
+//! Where a router is served by other means, [`Telemetry::wrap`] and [`Telemetry::shutdown`] do the
+//! same without the listener.
+
+mod admin;
+pub mod client;
+pub mod config;
+pub mod error_kind;
+mod exit;
+pub mod export;
+pub mod log;
+mod method;
+pub mod metrics;
+pub mod otel;
+pub mod serve;
+pub mod server;
+mod telemetry;
+pub mod trace_context;
+
+pub use client::{CallError, CallJson};
+pub use config::{Config, Service, Setting};
+pub use error_kind::ErrorKind;
+pub use exit::{Exit, exit_code};
+/// A client whose calls are traced and measured; see [`Telemetry::client`].
+pub use reqwest_middleware::ClientWithMiddleware as Client;
+pub use server::{Failure, current_trace_id};
+pub use telemetry::{Telemetry, start};
+
+/// Runs a service's main task on a runtime of its own and gives `main` its exit code.
+///
+/// Unlike `#[tokio::main]` it does not wait for blocking work at the end, as for a name that is still
+/// being resolved: the time a service takes to stop is bounded.
+pub fn run(main: impl Future<Output = Result<(), Exit>>) -> std::process::ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return exit_code(Err(Exit::failure(format!("cannot start: {error}")))),
+    };
+    let result = runtime.block_on(main);
+    runtime.shutdown_background();
+    exit_code(result)
+}
+
+/// The [`Service`] that the calling crate is: its description and version come from its manifest, its
+/// revision from the variable `REVISION` at build time.
+#[macro_export]
+macro_rules! service {
+    ($name:expr, log_name: $log_name:expr, listen_addr: $listen_addr:expr) => {
+        $crate::Service {
+            name: $name,
+            log_name: $log_name,
+            about: env!("CARGO_PKG_DESCRIPTION"),
+            version: env!("CARGO_PKG_VERSION"),
+            revision: match option_env!("REVISION") {
+                Some(revision) => revision,
+                None => "unknown",
+            },
+            listen_addr: $listen_addr,
+        }
+    };
+}

@@ -1,0 +1,430 @@
+//! Calls to other services: context injected, a span, a duration, an error kind.
+//!
+//! The middleware sits innermost, next to the connection, so that no other wraps an error before it
+//! is classified. Its guard ([`Call`]) lives to the end of the answer's body: a body that breaks off
+//! or comes too late is a failed call, though its headers were fine.
+
+use std::error::Error;
+use std::fmt;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context as TaskContext, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use http::{Extensions, StatusCode};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use metrics::Gauge;
+use opentelemetry::trace::{Status, TraceContextExt};
+use opentelemetry::{Context, KeyValue};
+use pin_project_lite::pin_project;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::{Request, Response, ResponseBuilderExt, Url};
+use reqwest_middleware::{ClientWithMiddleware, Middleware, Next, RequestBuilder};
+use serde::de::DeserializeOwned;
+use tracing::{Instrument, Span};
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+
+use crate::error_kind::{DnsError, ErrorKind, chain};
+use crate::method::Method;
+use crate::metrics::{Outcome, Peer, PeerMetrics};
+use crate::server::Failure;
+use crate::telemetry::Telemetry;
+use crate::trace_context;
+
+/// The largest body that [`CallJson::call_json`] reads, in bytes: what is longer is no answer.
+pub const MAX_JSON_BODY: usize = 1024 * 1024;
+
+/// Builds a client whose calls are traced and measured.
+pub struct ClientBuilder {
+    telemetry: Telemetry,
+    client: reqwest::ClientBuilder,
+}
+
+impl fmt::Debug for ClientBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientBuilder").finish_non_exhaustive()
+    }
+}
+
+impl ClientBuilder {
+    pub(crate) fn new(telemetry: Telemetry) -> Self {
+        // An answer that sends us elsewhere is an answer: it is shown, not followed.
+        let client = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .dns_resolver(Arc::new(Resolver))
+            .tcp_nodelay(true);
+        Self { telemetry, client }
+    }
+
+    /// The time budget of a call in all: connect, headers and body.
+    pub fn timeout(self, timeout: Duration) -> Self {
+        self.configure(|client| client.timeout(timeout))
+    }
+
+    /// A service that will be called: its error counters stand at 0 from now on, so that a rate is
+    /// right from the first error on.
+    pub fn peer(self, url: &Url) -> Self {
+        self.telemetry.0.metrics.client(&Peer::of(url));
+        self
+    }
+
+    /// Anything else that reqwest's builder can be told.
+    pub fn configure(
+        mut self,
+        configure: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
+    ) -> Self {
+        self.client = configure(self.client);
+        self
+    }
+
+    /// The client.
+    ///
+    /// # Errors
+    /// Where reqwest cannot build it, as with a TLS set-up that does not load.
+    pub fn build(self) -> Result<ClientWithMiddleware, reqwest::Error> {
+        let measure = Measure { telemetry: self.telemetry };
+        Ok(reqwest_middleware::ClientBuilder::new(self.client.build()?).with(measure).build())
+    }
+}
+
+/// A JSON answer in one step, with an error that knows its kind.
+pub trait CallJson {
+    /// Sends the request, expects a 2xx answer, reads its body, decodes it. All of it is one call: a
+    /// body that does not decode is a failed call in span and metrics, with the kind `decode`.
+    fn call_json<T: DeserializeOwned>(self) -> impl Future<Output = Result<T, CallError>> + Send;
+}
+
+impl CallJson for RequestBuilder {
+    async fn call_json<T: DeserializeOwned>(self) -> Result<T, CallError> {
+        let slot = CallSlot::default();
+        let response = match self.with_extension(slot.clone()).send().await {
+            Ok(response) => response,
+            Err(error) => return Err(CallError::of_send(slot.take(), error)),
+        };
+        // The guard is there whenever our middleware is; without it there is nothing to measure.
+        let mut call = slot.take();
+        let result = decode(response).await;
+        if let Some(call) = &mut call {
+            call.finish(result.as_ref().err().map(|error| error.kind));
+        }
+        result.map_err(|error| error.of_call(call.as_ref()))
+    }
+}
+
+async fn decode<T: DeserializeOwned>(mut response: Response) -> Result<T, CallError> {
+    let status = response.status();
+    if !status.is_success() {
+        return Err(CallError::answered(ErrorKind::Status(status), format!("answered {status}")));
+    }
+    let mut body = BytesMut::new();
+    loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) if body.len() + chunk.len() <= MAX_JSON_BODY => {
+                body.extend_from_slice(&chunk)
+            }
+            Ok(Some(_)) => {
+                let details =
+                    format!("answered {status} with a body of more than {MAX_JSON_BODY} bytes");
+                return Err(CallError::answered(ErrorKind::Decode, details));
+            }
+            Ok(None) => break,
+            Err(error) => {
+                let kind = ErrorKind::of_reqwest(&error);
+                return Err(CallError::answered(kind, chain(&error.without_url())));
+            }
+        }
+    }
+    serde_json::from_slice(&body).map_err(|error| {
+        let details = format!("answered {status} with a body that is not what was agreed: {error}");
+        CallError::answered(ErrorKind::Decode, details)
+    })
+}
+
+/// Why a call failed.
+#[derive(Debug, Clone)]
+pub struct CallError {
+    kind: ErrorKind,
+    details: String,
+    answered: bool,
+}
+
+impl CallError {
+    fn answered(kind: ErrorKind, details: String) -> Self {
+        Self { kind, details, answered: true }
+    }
+
+    fn of_send(call: Option<Call>, error: reqwest_middleware::Error) -> Self {
+        let kind = ErrorKind::of_middleware(&error);
+        let details = chain(&error.without_url());
+        Self { kind, details, answered: false }.of_call(call.as_ref())
+    }
+
+    /// Says whom the call went to.
+    fn of_call(self, call: Option<&Call>) -> Self {
+        let details = match call {
+            Some(call) => format!("{} {}: {}", call.method.as_str(), call.url, self.details),
+            None => self.details,
+        };
+        Self { details, ..self }
+    }
+
+    /// The one word for it.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// The URL (without query and credentials) and the chain of causes, for a person.
+    pub fn details(&self) -> &str {
+        &self.details
+    }
+
+    /// What a gateway would have said (RFC 9110, sections 15.6.3 to 15.6.5): 504 for a time-out, 502
+    /// where the peer answered and the answer was unusable, 503 otherwise.
+    pub fn http_status(&self) -> StatusCode {
+        match self.kind {
+            ErrorKind::Timeout => StatusCode::GATEWAY_TIMEOUT,
+            _ if self.answered => StatusCode::BAD_GATEWAY,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.details)
+    }
+}
+
+impl Error for CallError {}
+
+impl From<CallError> for Failure {
+    fn from(error: CallError) -> Self {
+        Self { kind: error.kind, http_status: error.http_status(), details: error.details }
+    }
+}
+
+/// The middleware.
+struct Measure {
+    telemetry: Telemetry,
+}
+
+#[async_trait::async_trait]
+impl Middleware for Measure {
+    async fn handle(
+        &self,
+        mut request: Request,
+        extensions: &mut Extensions,
+        next: Next<'_>,
+    ) -> reqwest_middleware::Result<Response> {
+        let (mut call, span) = Call::start(&self.telemetry, &request);
+        trace_context::inject(call.cx.span().span_context(), request.headers_mut());
+        let slot = extensions.get::<CallSlot>().cloned();
+        let result = next.run(request, extensions).instrument(span).await;
+        let response = match result {
+            Ok(response) => response,
+            Err(error) => {
+                call.finish(Some(ErrorKind::of_middleware(&error)));
+                if let Some(slot) = slot {
+                    slot.put(call);
+                }
+                return Err(error);
+            }
+        };
+        call.status = Some(response.status());
+        match slot {
+            Some(slot) => {
+                slot.put(call);
+                Ok(response)
+            }
+            None => Ok(call.until_the_end_of(response)),
+        }
+    }
+}
+
+/// Where the middleware leaves the guard for one who reads the body himself.
+#[derive(Clone, Default)]
+struct CallSlot(Arc<Mutex<Option<Call>>>);
+
+impl CallSlot {
+    fn put(&self, call: Call) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(call);
+    }
+
+    fn take(&self) -> Option<Call> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// The guard of one call.
+struct Call {
+    peer: Arc<PeerMetrics>,
+    started: Instant,
+    method: Method,
+    url: String,
+    active: Gauge,
+    cx: Context,
+    /// The span ends when its last handle is dropped.
+    _span: Span,
+    status: Option<StatusCode>,
+    finished: bool,
+}
+
+impl Call {
+    fn start(telemetry: &Telemetry, request: &Request) -> (Self, Span) {
+        let method = Method::from(request.method());
+        let span = tracing::info_span!("http.client.request", otel.kind = "client");
+        let cx = if span.is_disabled() { Context::current() } else { span.context() };
+        // Where spans are switched off, the caller's context goes on as it is.
+        let cx = if cx.span().span_context().is_valid() { cx } else { Context::current() };
+        let peer_name = Peer::of(request.url());
+        let peer = telemetry.0.metrics.client(&peer_name);
+        let url = without_secrets(request.url());
+        if cx.span().is_recording() && !span.is_disabled() {
+            let name = if method.is_other() { "HTTP" } else { method.as_str() };
+            cx.span().update_name(name);
+            cx.span().set_attributes([
+                KeyValue::new("http.request.method", method.as_str()),
+                KeyValue::new("server.address", peer_name.address.into_string()),
+                KeyValue::new("server.port", i64::from(peer_name.port)),
+                KeyValue::new("url.full", url.clone()),
+            ]);
+        }
+        let active = peer.active(method);
+        active.increment(1);
+        let started = Instant::now();
+        let _span = span.clone();
+        (
+            Self { peer, started, method, url, active, cx, _span, status: None, finished: false },
+            span,
+        )
+    }
+
+    fn finish(&mut self, error: Option<ErrorKind>) {
+        if std::mem::replace(&mut self.finished, true) {
+            return;
+        }
+        let duration = self.started.elapsed();
+        let error = error
+            .or_else(|| self.status.filter(|status| !status.is_success()).map(ErrorKind::Status));
+        self.active.decrement(1);
+        self.peer.request(Outcome { method: self.method, status: self.status, error }, duration);
+        let span = self.cx.span();
+        if !span.is_recording() {
+            return;
+        }
+        if let Some(status) = self.status {
+            span.set_attribute(KeyValue::new(
+                "http.response.status_code",
+                i64::from(status.as_u16()),
+            ));
+        }
+        if let Some(error) = error {
+            span.set_attribute(KeyValue::new("error.type", error.to_cow()));
+            // A caller that went away is no error of the peer's.
+            if error != ErrorKind::Canceled {
+                span.set_status(Status::error(""));
+            }
+        }
+    }
+
+    /// The answer, with the guard in its body.
+    fn until_the_end_of(mut self, response: Response) -> Response {
+        let url = response.url().clone();
+        let (mut parts, body) = http::Response::from(response).into_parts();
+        let call = if body.is_end_stream() {
+            self.finish(None);
+            None
+        } else {
+            Some(self)
+        };
+        // reqwest keeps the URL beside the response it is made of.
+        if let Ok(carrier) = http::Response::builder().url(url).body(()) {
+            parts.extensions.extend(carrier.into_parts().0.extensions);
+        }
+        let body = reqwest::Body::wrap(MeasuredBody { inner: body, call });
+        Response::from(http::Response::from_parts(parts, body))
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.finish(Some(ErrorKind::Canceled));
+    }
+}
+
+pin_project! {
+    struct MeasuredBody {
+        #[pin]
+        inner: reqwest::Body,
+        call: Option<Call>,
+    }
+}
+
+impl HttpBody for MeasuredBody {
+    type Data = Bytes;
+    type Error = reqwest::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut TaskContext<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, reqwest::Error>>> {
+        let mut this = self.project();
+        let frame = ready!(this.inner.as_mut().poll_frame(cx));
+        let error = match &frame {
+            Some(Ok(_)) if !this.inner.is_end_stream() => return Poll::Ready(frame),
+            Some(Err(error)) => Some(ErrorKind::of_reqwest(error)),
+            _ => None,
+        };
+        if let Some(mut call) = this.call.take() {
+            call.finish(error);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// Scheme, host, port and path: what is left of a URL without credentials and query values.
+fn without_secrets(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    match url.port_or_known_default() {
+        Some(port) => format!("{}://{host}:{port}{}", url.scheme(), url.path()),
+        None => format!("{}://{host}{}", url.scheme(), url.path()),
+    }
+}
+
+/// The system's resolver, with an error that has a type.
+struct Resolver;
+
+impl Resolve for Resolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await.map_err(DnsError)?;
+            let addresses: Vec<SocketAddr> = found.collect();
+            Ok(Box::new(addresses.into_iter()) as Addrs)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_shown_without_its_secrets() {
+        for (url, shown) in [
+            ("http://user:pw@a.test/echo?msg=1#f", "http://a.test:80/echo"),
+            ("http://[::1]:8080/", "http://[::1]:8080/"),
+        ] {
+            assert_eq!(without_secrets(&url.parse().unwrap()), shown);
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! From ended spans to the backend: a bounded queue and one thread with a runtime of its own.
+//!
+//! The rule of loss: a full queue refuses the newest span. Every span that was started and sampled
+//! ends in exactly one counter, see [`SpanMetrics`](crate::metrics::SpanMetrics).
+//!
+//! The exporter does not share the service's runtime, so that a service with one worker thread can
+//! wait for a flush without standing in its way, and a slow backend slows nobody.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc as std_mpsc};
+use std::thread;
+use std::time::Duration;
+
+use opentelemetry::Context;
+use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
+use opentelemetry_sdk::trace::{Span, SpanData, SpanExporter, SpanProcessor};
+use tokio::runtime::Runtime;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::metrics::Metrics;
+
+/// Why a span that left the queue did not arrive: the `error_type` values of
+/// [`SPANS_EXPORTED`](crate::metrics::SPANS_EXPORTED).
+pub(crate) const FAILURES: [&str; 3] = ["timeout", "failed", "shutdown"];
+
+/// Size and pace of the batches: the `OTEL_BSP_*` settings and their defaults, OpenTelemetry
+/// specification "SDK environment variables", section "Batch Span Processor".
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BatchConfig {
+    /// Spans that may wait; `OTEL_BSP_MAX_QUEUE_SIZE`.
+    pub max_queue_size: usize,
+    /// Spans sent at once; `OTEL_BSP_MAX_EXPORT_BATCH_SIZE`.
+    pub max_export_batch_size: usize,
+    /// The longest a span waits for its batch to fill; `OTEL_BSP_SCHEDULE_DELAY`, milliseconds.
+    pub schedule_delay: Duration,
+    /// The longest one export may take; `OTEL_BSP_EXPORT_TIMEOUT`, milliseconds.
+    pub export_timeout: Duration,
+}
+
+impl Default for BatchConfig {
+    fn default() -> Self {
+        Self {
+            max_queue_size: 2048,
+            max_export_batch_size: 512,
+            schedule_delay: Duration::from_secs(5),
+            export_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// The queue's end that spans go into. A clone is the same queue.
+#[derive(Clone)]
+pub(crate) struct Exporter {
+    shared: Arc<Shared>,
+    commands: mpsc::UnboundedSender<Command>,
+    deadline: Arc<watch::Sender<Option<Instant>>>,
+}
+
+struct Shared {
+    queue: Mutex<Queue>,
+    batch_is_full: Notify,
+    config: BatchConfig,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Default)]
+struct Queue {
+    spans: VecDeque<SpanData>,
+    closed: bool,
+}
+
+enum Command {
+    Flush(std_mpsc::SyncSender<()>),
+    Stop(std_mpsc::SyncSender<()>),
+}
+
+impl Exporter {
+    /// Starts the thread. `runtime` is the one the exporter was built in.
+    pub(crate) fn start(
+        exporter: impl SpanExporter + 'static,
+        runtime: Runtime,
+        config: BatchConfig,
+        metrics: Arc<Metrics>,
+    ) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            queue: Mutex::default(),
+            batch_is_full: Notify::new(),
+            config,
+            metrics,
+        });
+        let (commands, received) = mpsc::unbounded_channel();
+        let (deadline, stop_by) = watch::channel(None);
+        let worker = Worker { shared: Arc::clone(&shared), exporter, stop_by, failing: false };
+        thread::Builder::new()
+            .name("span-export".to_owned())
+            .spawn(move || runtime.block_on(worker.run(received)))?;
+        Ok(Self { shared, commands, deadline: Arc::new(deadline) })
+    }
+
+    /// Sends what waits, and no more after that; gives up at the end of `limit`. Says whether all
+    /// was sent. Blocks the calling thread.
+    pub(crate) fn stop(&self, limit: Duration) -> bool {
+        self.shared.lock().closed = true;
+        self.deadline.send_replace(Some(Instant::now() + limit));
+        // The thread answers at the deadline by itself; the margin is for a machine under load.
+        self.ask(Command::Stop, limit + Duration::from_secs(1))
+    }
+
+    fn ask(
+        &self,
+        command: impl FnOnce(std_mpsc::SyncSender<()>) -> Command,
+        limit: Duration,
+    ) -> bool {
+        let (reply, done) = std_mpsc::sync_channel(1);
+        self.commands.send(command(reply)).is_ok() && done.recv_timeout(limit).is_ok()
+    }
+}
+
+impl fmt::Debug for Exporter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exporter").field("config", &self.shared.config).finish_non_exhaustive()
+    }
+}
+
+impl SpanProcessor for Exporter {
+    fn on_start(&self, span: &mut Span, _: &Context) {
+        if opentelemetry::trace::Span::span_context(span).is_sampled() {
+            self.shared.metrics.spans.started();
+        }
+    }
+
+    fn on_end(&self, span: SpanData) {
+        if span.span_context.is_sampled() {
+            self.shared.push(span);
+        }
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        let limit = self.shared.config.export_timeout;
+        if self.ask(Command::Flush, limit) { Ok(()) } else { Err(OTelSdkError::Timeout(limit)) }
+    }
+
+    fn shutdown_with_timeout(&self, limit: Duration) -> OTelSdkResult {
+        if self.stop(limit) { Ok(()) } else { Err(OTelSdkError::Timeout(limit)) }
+    }
+}
+
+impl Shared {
+    fn push(&self, span: SpanData) {
+        let mut queue = self.lock();
+        if queue.closed || queue.spans.len() >= self.config.max_queue_size {
+            let closed = queue.closed;
+            drop(queue);
+            return if closed {
+                self.metrics.spans.failed(1, "shutdown");
+            } else {
+                self.metrics.spans.refused();
+            };
+        }
+        queue.spans.push_back(span);
+        let full = queue.spans.len() % self.config.max_export_batch_size == 0;
+        drop(queue);
+        if full {
+            self.batch_is_full.notify_one();
+        }
+    }
+
+    /// The oldest spans, a batch at most, where at least `least` wait.
+    fn take(&self, least: usize) -> Option<Vec<SpanData>> {
+        let mut queue = self.lock();
+        let waiting = queue.spans.len();
+        let size = waiting.min(self.config.max_export_batch_size);
+        (waiting >= least).then(|| queue.spans.drain(..size).collect())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Worker<E> {
+    shared: Arc<Shared>,
+    exporter: E,
+    stop_by: watch::Receiver<Option<Instant>>,
+    failing: bool,
+}
+
+impl<E: SpanExporter> Worker<E> {
+    async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
+        let shared = Arc::clone(&self.shared);
+        let mut due = Instant::now() + shared.config.schedule_delay;
+        loop {
+            tokio::select! {
+                // Under load only whole batches go; the rest waits for the next span or the clock.
+                () = shared.batch_is_full.notified() => {
+                    self.drain(shared.config.max_export_batch_size).await;
+                }
+                () = sleep_until(due) => {
+                    self.drain(1).await;
+                    due = Instant::now() + shared.config.schedule_delay;
+                }
+                command = commands.recv() => match command {
+                    Some(Command::Flush(done)) => {
+                        self.drain(1).await;
+                        let _ = done.send(());
+                    }
+                    Some(Command::Stop(done)) => {
+                        self.drain(1).await;
+                        let _ = self.exporter.shutdown();
+                        let _ = done.send(());
+                    }
+                    None => return,
+                },
+            }
+        }
+    }
+
+    /// Exports while at least `least` spans wait.
+    async fn drain(&mut self, least: usize) {
+        while let Some(batch) = self.shared.take(least) {
+            self.export(batch).await;
+        }
+    }
+
+    async fn export(&mut self, batch: Vec<SpanData>) {
+        let size = batch.len() as u64;
+        let spans = &self.shared.metrics.spans;
+        spans.processed(size);
+        let limit = self.shared.config.export_timeout;
+        let result = tokio::select! {
+            biased;
+            result = timeout(limit, self.exporter.export(batch)) => match result {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(OTelSdkError::Timeout(after))) => Err(("timeout", format!("no answer within {after:?}"))),
+                Ok(Err(error)) => Err(("failed", error.to_string())),
+                Err(_) => Err(("timeout", format!("no answer within {limit:?}"))),
+            },
+            () = past(&mut self.stop_by) => Err(("shutdown", "the service stopped first".to_owned())),
+        };
+        match result {
+            Ok(()) => {
+                spans.exported(size);
+                if std::mem::take(&mut self.failing) {
+                    tracing::info!("spans are exported again");
+                }
+            }
+            Err((reason, details)) => {
+                spans.failed(size, reason);
+                // One line for a backend that is away, however long it stays away.
+                if !std::mem::replace(&mut self.failing, true) {
+                    tracing::warn!(
+                        reason,
+                        details,
+                        "spans cannot be exported and are lost until they can"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Resolves once there is a deadline and it has passed.
+async fn past(stop_by: &mut watch::Receiver<Option<Instant>>) {
+    let deadline = match stop_by.wait_for(Option::is_some).await {
+        Ok(deadline) => *deadline,
+        Err(_) => None,
+    };
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

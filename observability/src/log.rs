@@ -1,0 +1,488 @@
+//! The log: one line a request and one an event, logfmt or JSON, written by a thread of its own.
+//!
+//! A line is formatted into a buffer that is used again and handed to [`Sink`], which never waits:
+//! a slow or closed stdout costs lines, and lost lines are counted, but no request ever stands still.
+
+use std::cell::RefCell;
+use std::fmt::{self, Write as _};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use opentelemetry::trace::{SpanContext, TraceContextExt};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::Context;
+use tracing_subscriber::registry::LookupSpan;
+
+mod sink;
+
+pub(crate) use sink::{LostLines, Sink};
+
+/// How a line is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// `key=value` pairs, quoted where needed.
+    #[default]
+    Logfmt,
+    /// One JSON object a line.
+    Json,
+}
+
+impl std::str::FromStr for LogFormat {
+    type Err = &'static str;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "logfmt" => Ok(Self::Logfmt),
+            "json" => Ok(Self::Json),
+            _ => Err("expected logfmt or json"),
+        }
+    }
+}
+
+/// The target of the lines that requests write, for `RUST_LOG`: `RUST_LOG=info,access=warn`.
+pub const ACCESS_TARGET: &str = "access";
+
+/// One request, as its line shows it.
+pub(crate) struct Access<'a> {
+    pub(crate) endpoint: &'a str,
+    pub(crate) method: &'a str,
+    /// `None` where the caller went away before there was an answer.
+    pub(crate) http_status: Option<u16>,
+    pub(crate) failure: Option<(&'a str, &'a str)>,
+    pub(crate) latency_ms: u64,
+    pub(crate) span: &'a SpanContext,
+}
+
+/// Writes lines for one service.
+#[derive(Clone)]
+pub(crate) struct Logger {
+    sink: Arc<Sink>,
+    format: LogFormat,
+    service: &'static str,
+    access: [bool; 3],
+}
+
+impl Logger {
+    pub(crate) fn new(
+        sink: Arc<Sink>,
+        format: LogFormat,
+        service: &'static str,
+        filter: &Targets,
+    ) -> Self {
+        let access = [Level::INFO, Level::WARN, Level::ERROR]
+            .map(|level| filter.would_enable(ACCESS_TARGET, &level));
+        Self { sink, format, service, access }
+    }
+
+    pub(crate) fn sink(&self) -> &Arc<Sink> {
+        &self.sink
+    }
+
+    /// The line of one request. `status` is `ok` below 400 and `error` from there on; a request
+    /// whose caller went away has no status of its own and counts as an error.
+    pub(crate) fn access(&self, access: &Access<'_>) {
+        let (enabled, level, ok) = match access.http_status {
+            Some(..400) if access.failure.is_none() => (self.access[0], "info", true),
+            Some(500..) => (self.access[2], "error", false),
+            _ => (self.access[1], "warn", false),
+        };
+        if !enabled {
+            return;
+        }
+        self.line(level, |line| {
+            line.plain("endpoint", access.endpoint);
+            line.plain("status", if ok { "ok" } else { "error" });
+            if !ok {
+                if let Some(status) = access.http_status {
+                    line.number("http_status", status.into());
+                }
+                if let Some((kind, details)) = access.failure {
+                    line.quoted("error", kind);
+                    line.quoted("complete_error", details);
+                }
+            }
+            line.number("latency_ms", access.latency_ms);
+            line.plain("method", access.method);
+            if ok && let Some(status) = access.http_status {
+                line.number("http_status", status.into());
+            }
+            line.span(access.span);
+        });
+    }
+
+    fn line(&self, level: &str, fields: impl FnOnce(&mut Line<'_>)) {
+        thread_local! {
+            static BUFFER: RefCell<String> = const { RefCell::new(String::new()) };
+        }
+        let write = |buffer: &mut String| {
+            buffer.clear();
+            let mut line = Line { buffer, format: self.format };
+            line.start(level, self.service);
+            fields(&mut line);
+            line.end();
+            self.sink.push(buffer.as_bytes());
+            buffer.shrink_to(16 * 1024);
+        };
+        BUFFER.with(|buffer| match buffer.try_borrow_mut() {
+            Ok(mut buffer) => write(&mut buffer),
+            // A value whose formatting itself writes a log line.
+            Err(_) => write(&mut String::new()),
+        });
+    }
+}
+
+/// A line in the making. Writing to a `String` cannot fail, so results are passed over here.
+struct Line<'a> {
+    buffer: &'a mut String,
+    format: LogFormat,
+}
+
+impl Line<'_> {
+    fn start(&mut self, level: &str, service: &str) {
+        let now = humantime::format_rfc3339_millis(SystemTime::now());
+        let _ = match self.format {
+            LogFormat::Logfmt => write!(self.buffer, "{now} level={level}"),
+            LogFormat::Json => write!(self.buffer, "{{\"ts\":\"{now}\",\"level\":\"{level}\""),
+        };
+        self.plain("service", service);
+    }
+
+    fn end(&mut self) {
+        self.buffer.push_str(match self.format {
+            LogFormat::Logfmt => "\n",
+            LogFormat::Json => "}\n",
+        });
+    }
+
+    fn key(&mut self, key: &str) {
+        match self.format {
+            LogFormat::Logfmt => {
+                self.buffer.push(' ');
+                self.buffer.push_str(key);
+                self.buffer.push('=');
+            }
+            LogFormat::Json => {
+                self.buffer.push_str(",\"");
+                self.buffer.push_str(key);
+                self.buffer.push_str("\":");
+            }
+        }
+    }
+
+    /// A string, in quotes only where it needs them.
+    fn plain(&mut self, key: &str, value: &str) {
+        if self.format == LogFormat::Json || needs_quotes(value) {
+            self.quoted(key, value);
+        } else {
+            self.key(key);
+            self.buffer.push_str(value);
+        }
+    }
+
+    /// A string, always in quotes.
+    fn quoted(&mut self, key: &str, value: &str) {
+        self.key(key);
+        self.buffer.push('"');
+        escape(self.buffer, value);
+        self.buffer.push('"');
+    }
+
+    fn number(&mut self, key: &str, value: u64) {
+        self.key(key);
+        let _ = write!(self.buffer, "{value}");
+    }
+
+    fn span(&mut self, span: &SpanContext) {
+        if span.is_valid() {
+            self.hex("trace_id", &span.trace_id().to_bytes());
+            self.hex("span_id", &span.span_id().to_bytes());
+        }
+    }
+
+    fn hex(&mut self, key: &str, bytes: &[u8]) {
+        let mut digits = [0; 32];
+        let digits = &mut digits[..bytes.len() * 2];
+        crate::trace_context::write_hex(digits, bytes);
+        self.plain(key, std::str::from_utf8(digits).unwrap_or_default());
+    }
+}
+
+/// Whether a value, left bare, could be read as anything but one value.
+fn needs_quotes(value: &str) -> bool {
+    value.is_empty() || value.chars().any(|c| matches!(c, ' ' | '"' | '=' | '\\') || is_escaped(c))
+}
+
+/// What a terminal or a line reader could take for more than a character: controls, the two
+/// Unicode line separators, and the marks that change the direction of text.
+fn is_escaped(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}'
+            | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// JSON's escapes, in logfmt too.
+fn escape(to: &mut String, value: &str) {
+    for c in value.chars() {
+        match c {
+            '"' => to.push_str("\\\""),
+            '\\' => to.push_str("\\\\"),
+            '\n' => to.push_str("\\n"),
+            '\r' => to.push_str("\\r"),
+            '\t' => to.push_str("\\t"),
+            c if is_escaped(c) => {
+                let _ = write!(to, "\\u{:04x}", u32::from(c));
+            }
+            c => to.push(c),
+        }
+    }
+}
+
+/// Writes a line for each `tracing` event, with the ids of the span it happened in.
+pub(crate) struct LogLayer {
+    logger: Logger,
+}
+
+impl LogLayer {
+    pub(crate) fn new(logger: Logger) -> Self {
+        Self { logger }
+    }
+}
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LogLayer {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let metadata = event.metadata();
+        let level = match *metadata.level() {
+            Level::ERROR => "error",
+            Level::WARN => "warn",
+            Level::INFO => "info",
+            Level::DEBUG => "debug",
+            Level::TRACE => "trace",
+        };
+        let span = opentelemetry::Context::map_current(|cx| cx.span().span_context().clone());
+        self.logger.line(level, |line| {
+            line.plain("target", metadata.target());
+            event.record(&mut FieldVisitor { line });
+            line.span(&span);
+        });
+    }
+}
+
+struct FieldVisitor<'a, 'b> {
+    line: &'a mut Line<'b>,
+}
+
+impl FieldVisitor<'_, '_> {
+    fn key(field: &Field) -> &'static str {
+        match field.name() {
+            "message" => "msg",
+            name => name,
+        }
+    }
+}
+
+impl Visit for FieldVisitor<'_, '_> {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() == "message" {
+            self.line.quoted("msg", value);
+        } else {
+            self.line.plain(field.name(), value);
+        }
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.line.number(Self::key(field), value);
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.line.key(Self::key(field));
+        let _ = write!(self.line.buffer, "{value}");
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.line.key(Self::key(field));
+        let _ = write!(self.line.buffer, "{value}");
+    }
+
+    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
+        self.line.quoted(Self::key(field), &crate::error_kind::chain(value));
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.record_str(field, &format!("{value:?}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use opentelemetry::trace::{SpanId, TraceFlags, TraceId, TraceState};
+    use std::sync::Mutex;
+    use std::time::Duration;
+    use tracing_subscriber::prelude::*;
+
+    #[derive(Clone, Default)]
+    struct Captured(Arc<Mutex<Vec<u8>>>);
+    impl std::io::Write for Captured {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What `write` logs, without the time stamp.
+    fn logged(format: LogFormat, filter: &str, write: impl FnOnce(&Logger)) -> String {
+        let captured = Captured::default();
+        let sink = Sink::start(captured.clone(), LostLines::unregistered()).unwrap();
+        let logger = Logger::new(sink, format, "A", &filter.parse().unwrap());
+        write(&logger);
+        assert!(logger.sink().flush(Duration::from_secs(10)));
+        let text = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
+        text.lines()
+            .map(|line| match format {
+                LogFormat::Logfmt => line.split_once(' ').unwrap().1.to_owned() + "\n",
+                LogFormat::Json => line.split_once(',').unwrap().1.to_owned() + "\n",
+            })
+            .collect()
+    }
+
+    fn span() -> SpanContext {
+        SpanContext::new(
+            TraceId::from(0xabc),
+            SpanId::from(0xde),
+            TraceFlags::SAMPLED,
+            false,
+            TraceState::NONE,
+        )
+    }
+
+    fn access<'a>(span: &'a SpanContext, status: Option<u16>) -> Access<'a> {
+        Access {
+            endpoint: "/call-echo",
+            method: "GET",
+            http_status: status,
+            failure: None,
+            latency_ms: 7,
+            span,
+        }
+    }
+
+    const IDS: &str = "trace_id=00000000000000000000000000000abc span_id=00000000000000de";
+
+    #[test]
+    fn a_good_request() {
+        let line = logged(LogFormat::Logfmt, "info", |l| l.access(&access(&span(), Some(200))));
+        assert_eq!(
+            line,
+            format!(
+                "level=info service=A endpoint=/call-echo status=ok latency_ms=7 method=GET http_status=200 {IDS}\n"
+            )
+        );
+    }
+
+    #[test]
+    fn a_failed_request() {
+        let span = span();
+        let failed = Access {
+            failure: Some(("timeout", "no answer\nservice=A status=ok")),
+            ..access(&span, Some(504))
+        };
+        let line = logged(LogFormat::Logfmt, "info", |l| l.access(&failed));
+        assert_eq!(
+            line,
+            format!(
+                "level=error service=A endpoint=/call-echo status=error http_status=504 error=\"timeout\" complete_error=\"no answer\\nservice=A status=ok\" latency_ms=7 method=GET {IDS}\n"
+            )
+        );
+        let line = logged(LogFormat::Json, "info", |l| l.access(&failed));
+        let json: serde_json::Value = serde_json::from_str(&format!("{{{line}")).unwrap();
+        assert_eq!(json["complete_error"], "no answer\nservice=A status=ok");
+        assert_eq!(json["http_status"], 504);
+    }
+
+    #[test]
+    fn a_client_error_and_an_abandoned_request_are_warnings() {
+        let line = logged(LogFormat::Logfmt, "info", |l| l.access(&access(&span(), Some(400))));
+        assert!(line.starts_with("level=warn service=A endpoint=/call-echo status=error http_status=400 latency_ms=7 method=GET trace_id="), "{line}");
+        let span = span();
+        let gone = Access { failure: Some(("canceled", "gone")), ..access(&span, None) };
+        let line = logged(LogFormat::Logfmt, "info", |l| l.access(&gone));
+        assert!(
+            line.starts_with(
+                "level=warn service=A endpoint=/call-echo status=error error=\"canceled\""
+            ),
+            "{line}"
+        );
+    }
+
+    #[test]
+    fn the_filter_chooses_the_levels_of_request_lines() {
+        for (filter, expected) in [("info", 3), ("warn", 2), ("info,access=error", 1), ("off", 0)] {
+            let lines = logged(LogFormat::Logfmt, filter, |l| {
+                for status in [200, 404, 500] {
+                    l.access(&access(&span(), Some(status)));
+                }
+            });
+            assert_eq!(lines.lines().count(), expected, "{filter}: {lines}");
+        }
+    }
+
+    #[test]
+    fn no_value_can_forge_a_field_or_a_line() {
+        let line = logged(LogFormat::Logfmt, "info", |l| {
+            let subscriber = tracing_subscriber::registry().with(LogLayer::new(l.clone()));
+            tracing::subscriber::with_default(subscriber, || {
+                for value in [
+                    "a b",
+                    "a=b",
+                    "a\"b",
+                    "a\\b",
+                    "a\nb",
+                    "a\u{1b}[2Kb",
+                    "a\u{2028}b",
+                    "a\u{202e}b",
+                    "a\u{9b}b",
+                    "",
+                    "a",
+                ] {
+                    tracing::info!(target: "t", value);
+                }
+            });
+        });
+        let values: Vec<_> = line
+            .lines()
+            .map(|l| l.strip_prefix("level=info service=A target=t value=").unwrap())
+            .collect();
+        assert_eq!(
+            values,
+            [
+                r#""a b""#,
+                r#""a=b""#,
+                r#""a\"b""#,
+                r#""a\\b""#,
+                r#""a\nb""#,
+                r#""a\u001b[2Kb""#,
+                r#""a\u2028b""#,
+                r#""a\u202eb""#,
+                r#""a\u009bb""#,
+                r#""""#,
+                "a"
+            ]
+        );
+    }
+
+    #[test]
+    fn an_event_has_its_message_and_fields() {
+        let line = logged(LogFormat::Logfmt, "info", |l| {
+            let subscriber = tracing_subscriber::registry().with(LogLayer::new(l.clone()));
+            tracing::subscriber::with_default(subscriber, || {
+                tracing::warn!(target: "t", count = 3, ok = true, "it broke");
+            });
+        });
+        assert_eq!(line, "level=warn service=A target=t msg=\"it broke\" count=3 ok=true\n");
+    }
+}

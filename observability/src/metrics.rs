@@ -1,0 +1,482 @@
+//! Every metric: its name, help, labels and buckets, and the handles through which it is recorded.
+//!
+//! Names are OpenTelemetry's stable HTTP names in Prometheus' spelling: dots become underscores, a
+//! unit becomes a suffix. Each label comes from a closed set; docs/telemetry.md lists them all.
+//!
+//! Our own series are recorded through handles kept in [`Metrics`], not through the global
+//! recorder, so that several services can live in one test. What a service registers itself with
+//! `metrics::counter!` and its like goes to the global recorder, which is the same one.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use http::StatusCode;
+use metrics::{
+    Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, SharedString, Unit,
+};
+use metrics_exporter_prometheus::{
+    BuildError, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
+};
+
+use crate::error_kind::ErrorKind;
+use crate::log::LostLines;
+use crate::method::Method;
+
+/// Duration from a request's arrival to the end of its response body, in seconds.
+pub const SERVER_DURATION: &str = "http_server_request_duration_seconds";
+/// Requests being served now.
+pub const SERVER_ACTIVE: &str = "http_server_active_requests";
+/// Duration of a call from its start to the end of the answer's body, in seconds.
+pub const CLIENT_DURATION: &str = "http_client_request_duration_seconds";
+/// Calls under way now.
+pub const CLIENT_ACTIVE: &str = "http_client_active_requests";
+/// Failed calls by error kind.
+pub const CLIENT_ERRORS: &str = "http_client_request_errors_total";
+/// Sampled spans that were started.
+pub const SPANS_STARTED: &str = "otel_sdk_span_started_total";
+/// Spans that left the queue for the exporter, and those the queue refused.
+pub const SPANS_PROCESSED: &str = "otel_sdk_processor_span_processed_total";
+/// Spans the backend took, and those it did not.
+pub const SPANS_EXPORTED: &str = "otel_sdk_exporter_span_exported_total";
+/// Log lines that never reached stdout's reader.
+pub const LOG_LINES_LOST: &str = "log_lines_lost_total";
+/// Always 1; its labels say what runs.
+pub const BUILD_INFO: &str = "build_info";
+
+/// Upper bounds of the duration buckets, in seconds: those that the semantic conventions for HTTP
+/// metrics advise, section "Metric: http.server.request.duration".
+pub const DURATION_BUCKETS: [f64; 14] =
+    [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+
+/// Requests are served in the clear; TLS ends in front of the service.
+pub(crate) const URL_SCHEME: &str = "http";
+
+static METADATA: Metadata<'static> =
+    Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
+
+/// All that is measured in one service.
+pub(crate) struct Metrics {
+    recorder: Arc<PrometheusRecorder>,
+    handle: PrometheusHandle,
+    process: metrics_process::Collector,
+    server_durations: Routes,
+    server_active: Handles<Method, Gauge>,
+    clients: Handles<Peer, Arc<PeerMetrics>>,
+    pub(crate) spans: SpanMetrics,
+    pub(crate) lost_lines: LostLines,
+}
+
+impl Metrics {
+    pub(crate) fn new(service: &str, version: &str, revision: &str) -> Result<Self, BuildError> {
+        let recorder = PrometheusBuilder::new().set_buckets(&DURATION_BUCKETS)?.build_recorder();
+        let recorder = Arc::new(recorder);
+        describe(&recorder);
+        let process = metrics_process::Collector::default();
+        metrics::with_local_recorder(&recorder, || process.describe());
+        gauge(
+            &recorder,
+            BUILD_INFO,
+            vec![
+                label("service", service.to_owned()),
+                label("version", version.to_owned()),
+                label("revision", revision.to_owned()),
+            ],
+        )
+        .set(1.0);
+        Ok(Self {
+            handle: recorder.handle(),
+            process,
+            server_durations: Routes::default(),
+            server_active: Handles::default(),
+            clients: Handles::default(),
+            spans: SpanMetrics::new(&recorder),
+            lost_lines: LostLines {
+                queue_full: counter(
+                    &recorder,
+                    LOG_LINES_LOST,
+                    vec![label("error_type", "queue_full")],
+                ),
+                write_failed: counter(
+                    &recorder,
+                    LOG_LINES_LOST,
+                    vec![label("error_type", "write_failed")],
+                ),
+            },
+            recorder,
+        })
+    }
+
+    /// The recorder, for `metrics::set_global_recorder`.
+    pub(crate) fn recorder(&self) -> Arc<PrometheusRecorder> {
+        Arc::clone(&self.recorder)
+    }
+
+    /// The whole page for a scraper.
+    pub(crate) fn render(&self) -> String {
+        metrics::with_local_recorder(&self.recorder, || self.process.collect());
+        // A counter of the facade holds whole numbers; seconds of CPU are kept in a gauge instead.
+        self.handle.render().replacen(
+            "# TYPE process_cpu_seconds_total gauge",
+            "# TYPE process_cpu_seconds_total counter",
+            1,
+        )
+    }
+
+    /// Folds recorded samples into their buckets, so that a service nobody scrapes does not grow.
+    pub(crate) fn upkeep(&self) {
+        self.handle.run_upkeep();
+    }
+
+    pub(crate) fn server_active(&self, method: Method) -> Gauge {
+        self.server_active.get(&method, || {
+            gauge(
+                &self.recorder,
+                SERVER_ACTIVE,
+                vec![
+                    label("http_request_method", method.as_str()),
+                    label("url_scheme", URL_SCHEME),
+                ],
+            )
+        })
+    }
+
+    /// One served request. `status` is `None` where no answer was sent.
+    pub(crate) fn server_request(&self, route: &str, outcome: Outcome, duration: Duration) {
+        let register = || {
+            let mut labels = vec![
+                label("http_request_method", outcome.method.as_str()),
+                label("http_route", route.to_owned()),
+                label("url_scheme", URL_SCHEME),
+            ];
+            outcome.add_labels(&mut labels);
+            histogram(&self.recorder, SERVER_DURATION, labels)
+        };
+        self.server_durations.record(route, outcome, duration.as_secs_f64(), register);
+    }
+
+    /// The series of calls to one peer; made at the first call, or when the client is built.
+    pub(crate) fn client(&self, peer: &Peer) -> Arc<PeerMetrics> {
+        self.clients.get(peer, || Arc::new(PeerMetrics::new(Arc::clone(&self.recorder), peer)))
+    }
+}
+
+/// How a request ended, in labels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Outcome {
+    pub(crate) method: Method,
+    pub(crate) status: Option<StatusCode>,
+    pub(crate) error: Option<ErrorKind>,
+}
+
+impl Outcome {
+    fn add_labels(&self, labels: &mut Vec<Label>) {
+        if let Some(status) = self.status {
+            labels.push(label("http_response_status_code", status.as_str().to_owned()));
+        }
+        if let Some(error) = self.error {
+            labels.push(label("error_type", error.to_cow()));
+        }
+    }
+}
+
+/// Whom a client calls: the label values `server_address` and `server_port`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Peer {
+    pub(crate) address: Box<str>,
+    pub(crate) port: u16,
+}
+
+impl Peer {
+    pub(crate) fn of(url: &reqwest::Url) -> Self {
+        let address = url.host_str().unwrap_or_default();
+        let port = url.port_or_known_default().unwrap_or_default();
+        Self { address: address.trim_matches(['[', ']']).into(), port }
+    }
+
+    fn labels(&self) -> Vec<Label> {
+        vec![
+            label("server_address", self.address.to_string()),
+            label("server_port", self.port.to_string()),
+        ]
+    }
+}
+
+/// The series of calls to one peer.
+pub(crate) struct PeerMetrics {
+    recorder: Arc<PrometheusRecorder>,
+    peer: Peer,
+    durations: Handles<Outcome, Histogram>,
+    errors: Handles<ErrorKind, Counter>,
+    active: Handles<Method, Gauge>,
+}
+
+impl PeerMetrics {
+    /// Every named kind stands at 0 from here on, so that a rate is right from the first error on.
+    fn new(recorder: Arc<PrometheusRecorder>, peer: &Peer) -> Self {
+        let metrics = Self {
+            recorder,
+            peer: peer.clone(),
+            durations: Handles::default(),
+            errors: Handles::default(),
+            active: Handles::default(),
+        };
+        for kind in ErrorKind::NAMED {
+            metrics.errors(kind).increment(0);
+        }
+        metrics
+    }
+
+    pub(crate) fn active(&self, method: Method) -> Gauge {
+        self.active.get(&method, || {
+            let mut labels = self.peer.labels();
+            labels.push(label("http_request_method", method.as_str()));
+            gauge(&self.recorder, CLIENT_ACTIVE, labels)
+        })
+    }
+
+    /// One finished call.
+    pub(crate) fn request(&self, outcome: Outcome, duration: Duration) {
+        if let Some(kind) = outcome.error {
+            self.errors(kind).increment(1);
+        }
+        let register = || {
+            let mut labels = self.peer.labels();
+            labels.push(label("http_request_method", outcome.method.as_str()));
+            outcome.add_labels(&mut labels);
+            histogram(&self.recorder, CLIENT_DURATION, labels)
+        };
+        self.durations.get(&outcome, register).record(duration.as_secs_f64());
+    }
+
+    fn errors(&self, kind: ErrorKind) -> Counter {
+        self.errors.get(&kind, || {
+            let mut labels = self.peer.labels();
+            labels.push(label("error_type", kind.to_cow()));
+            counter(&self.recorder, CLIENT_ERRORS, labels)
+        })
+    }
+}
+
+/// What became of the sampled spans: `started = exported + every series with an error_type`, once
+/// the queue is empty.
+pub(crate) struct SpanMetrics {
+    recorder: Arc<PrometheusRecorder>,
+    started: Counter,
+    processed: Counter,
+    queue_full: Counter,
+    exported: Counter,
+    failed: Handles<&'static str, Counter>,
+    lost: AtomicU64,
+}
+
+impl SpanMetrics {
+    fn new(recorder: &Arc<PrometheusRecorder>) -> Self {
+        let metrics = Self {
+            recorder: Arc::clone(recorder),
+            started: counter(recorder, SPANS_STARTED, vec![]),
+            processed: counter(recorder, SPANS_PROCESSED, vec![]),
+            queue_full: counter(recorder, SPANS_PROCESSED, vec![label("error_type", "queue_full")]),
+            exported: counter(recorder, SPANS_EXPORTED, vec![]),
+            failed: Handles::default(),
+            lost: AtomicU64::new(0),
+        };
+        for reason in crate::export::FAILURES {
+            metrics.failed(0, reason);
+        }
+        metrics
+    }
+
+    pub(crate) fn started(&self) {
+        self.started.increment(1);
+    }
+
+    /// The queue had no room for a span.
+    pub(crate) fn refused(&self) {
+        self.queue_full.increment(1);
+        self.lost.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Spans left the queue for the exporter.
+    pub(crate) fn processed(&self, spans: u64) {
+        self.processed.increment(spans);
+    }
+
+    pub(crate) fn exported(&self, spans: u64) {
+        self.exported.increment(spans);
+    }
+
+    /// Spans that will not arrive; `reason` is one of [`crate::export::FAILURES`].
+    pub(crate) fn failed(&self, spans: u64, reason: &'static str) {
+        let register =
+            || counter(&self.recorder, SPANS_EXPORTED, vec![label("error_type", reason)]);
+        self.failed.get(&reason, register).increment(spans);
+        self.lost.fetch_add(spans, Ordering::Relaxed);
+    }
+
+    /// Spans lost so far, for whatever reason.
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+}
+
+/// Duration histograms by route and outcome, so that a request hashes no label strings.
+#[derive(Default)]
+struct Routes(RwLock<HashMap<Box<str>, Handles<Outcome, Histogram>>>);
+
+impl Routes {
+    fn record(
+        &self,
+        route: &str,
+        outcome: Outcome,
+        seconds: f64,
+        register: impl FnOnce() -> Histogram,
+    ) {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(outcomes) = known.get(route) {
+            return outcomes.get(&outcome, register).record(seconds);
+        }
+        drop(known);
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        known.entry(route.into()).or_default().get(&outcome, register).record(seconds);
+    }
+}
+
+/// Handles by label value. Every key is from a closed set, so the map is bounded.
+struct Handles<K, H>(RwLock<HashMap<K, H>>);
+
+impl<K, H> Default for Handles<K, H> {
+    fn default() -> Self {
+        Self(RwLock::default())
+    }
+}
+
+impl<K: Hash + Eq + Clone, H: Clone> Handles<K, H> {
+    fn get(&self, key: &K, register: impl FnOnce() -> H) -> H {
+        if let Some(handle) = self.0.read().unwrap_or_else(PoisonError::into_inner).get(key) {
+            return handle.clone();
+        }
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        known.entry(key.clone()).or_insert_with(register).clone()
+    }
+}
+
+fn describe(recorder: &PrometheusRecorder) {
+    let histogram = |name: &'static str, help: &'static str| {
+        recorder.describe_histogram(name.into(), Some(Unit::Seconds), help.into());
+    };
+    let gauge = |name: &'static str, help: &'static str| {
+        recorder.describe_gauge(name.into(), None, help.into());
+    };
+    let counter = |name: &'static str, help: &'static str| {
+        recorder.describe_counter(name.into(), None, help.into());
+    };
+    histogram(
+        SERVER_DURATION,
+        "Duration of served requests, from arrival to the end of the response body.",
+    );
+    gauge(SERVER_ACTIVE, "Requests being served.");
+    histogram(CLIENT_DURATION, "Duration of calls, from start to the end of the response body.");
+    gauge(CLIENT_ACTIVE, "Calls under way.");
+    counter(CLIENT_ERRORS, "Failed calls, by error kind.");
+    counter(SPANS_STARTED, "Sampled spans that were started.");
+    counter(
+        SPANS_PROCESSED,
+        "Spans that left the queue for the exporter; with error_type, spans the queue refused.",
+    );
+    counter(
+        SPANS_EXPORTED,
+        "Spans the backend took; with error_type, spans that were lost on the way.",
+    );
+    counter(LOG_LINES_LOST, "Log lines that were not written.");
+    gauge(BUILD_INFO, "What runs, in labels; always 1.");
+}
+
+fn label(name: &'static str, value: impl Into<SharedString>) -> Label {
+    Label::new(name, value)
+}
+
+fn histogram(recorder: &PrometheusRecorder, name: &'static str, labels: Vec<Label>) -> Histogram {
+    recorder.register_histogram(&Key::from_parts(name, labels), &METADATA)
+}
+
+fn gauge(recorder: &PrometheusRecorder, name: &'static str, labels: Vec<Label>) -> Gauge {
+    recorder.register_gauge(&Key::from_parts(name, labels), &METADATA)
+}
+
+fn counter(recorder: &PrometheusRecorder, name: &'static str, labels: Vec<Label>) -> Counter {
+    recorder.register_counter(&Key::from_parts(name, labels), &METADATA)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn metrics() -> Metrics {
+        Metrics::new("service-a", "1.2.3", "abc").unwrap()
+    }
+
+    fn outcome(status: u16, error: Option<ErrorKind>) -> Outcome {
+        Outcome { method: Method::GET, status: Some(StatusCode::from_u16(status).unwrap()), error }
+    }
+
+    #[test]
+    fn a_request_is_one_sample_of_a_classic_histogram() {
+        let metrics = metrics();
+        metrics.server_request("/echo", outcome(200, None), Duration::from_millis(30));
+        let page = metrics.render();
+        let labels = r#"http_request_method="GET",http_route="/echo",url_scheme="http",http_response_status_code="200""#;
+        for line in [
+            "# TYPE http_server_request_duration_seconds histogram".to_owned(),
+            format!("http_server_request_duration_seconds_bucket{{{labels},le=\"0.025\"}} 0"),
+            format!("http_server_request_duration_seconds_bucket{{{labels},le=\"0.05\"}} 1"),
+            format!("http_server_request_duration_seconds_bucket{{{labels},le=\"+Inf\"}} 1"),
+            format!("http_server_request_duration_seconds_count{{{labels}}} 1"),
+        ] {
+            assert!(page.lines().any(|l| l == line), "no {line} in {page}");
+        }
+    }
+
+    #[test]
+    fn every_named_error_stands_at_zero_before_the_first_call() {
+        let metrics = metrics();
+        let url = "http://127.0.0.1:8080/".parse().unwrap();
+        let peer = metrics.client(&Peer::of(&url));
+        let line = |kind: &str, n| {
+            format!(
+                r#"http_client_request_errors_total{{server_address="127.0.0.1",server_port="8080",error_type="{kind}"}} {n}"#
+            )
+        };
+        let page = metrics.render();
+        for kind in ErrorKind::NAMED {
+            assert!(page.contains(&line(kind.as_str(), 0)), "{kind} in {page}");
+        }
+        peer.request(
+            outcome(500, Some(ErrorKind::Status(StatusCode::INTERNAL_SERVER_ERROR))),
+            Duration::ZERO,
+        );
+        assert!(metrics.render().contains(&line("500", 1)));
+    }
+
+    #[test]
+    fn a_peer_is_named_as_the_url_names_it() {
+        let peer = Peer::of(&"https://user:secret@[::1]/x".parse().unwrap());
+        assert_eq!((&*peer.address, peer.port), ("::1", 443));
+    }
+
+    #[test]
+    fn what_runs_and_how_it_does_is_on_the_page() {
+        let page = metrics().render();
+        assert!(
+            page.contains(r#"build_info{service="service-a",version="1.2.3",revision="abc"} 1"#),
+            "{page}"
+        );
+        for name in ["otel_sdk_span_started_total 0", "process_start_time_seconds "] {
+            assert!(page.contains(name), "no {name} in {page}");
+        }
+        #[cfg(target_os = "linux")]
+        assert!(page.contains("# TYPE process_cpu_seconds_total counter"), "{page}");
+    }
+}

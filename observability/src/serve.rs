@@ -1,0 +1,298 @@
+//! Listen, serve, and stop in order: readiness off, drain, finish what is in flight, flush.
+
+use std::fmt;
+use std::future::pending;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::pin::Pin;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::config::Config;
+use crate::exit::Exit;
+use crate::telemetry::Telemetry;
+
+/// How long a connection may take to send a request's head, and stand idle between two.
+const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Pause after a failed accept, as when the process has no file descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A service about to run.
+pub struct Server {
+    telemetry: Telemetry,
+    router: Router,
+    admin: Router,
+    stop: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    pub(crate) fn new(telemetry: Telemetry, router: Router) -> Self {
+        Self { telemetry, router, admin: Router::new(), stop: Box::pin(pending()) }
+    }
+
+    /// Routes beside `/metrics` and the probes: like them without spans, samples and log lines, and
+    /// on the admin address where there is one.
+    pub fn admin_routes(mut self, routes: Router) -> Self {
+        self.admin = self.admin.merge(routes);
+        self
+    }
+
+    /// Stop in order when `stop` is ready, beside SIGTERM and SIGINT.
+    pub fn stop_when(mut self, stop: impl Future<Output = ()> + Send + 'static) -> Self {
+        self.stop = Box::pin(stop);
+        self
+    }
+
+    /// Serves until told to stop, then stops in order, within the shutdown timeout in all.
+    ///
+    /// # Errors
+    /// Where an address cannot be listened on.
+    pub async fn run(self) -> Result<(), Exit> {
+        let Self { telemetry, router, admin, stop } = self;
+        let config = &telemetry.0.config;
+        let admin = telemetry.admin_routes().merge(admin);
+        let listener = listen(config.listen_addr).await?;
+        let admin_listener = match config.admin_addr {
+            Some(address) => Some(listen(address).await?),
+            None => None,
+        };
+        let mut signals = Signals::new()?;
+        greet(&telemetry, &listener, admin_listener.as_ref());
+
+        let api = telemetry.observe(router);
+        let (phase, connections) = watch::channel(Phase::Serve);
+        let serving = async {
+            match &admin_listener {
+                Some(admin_listener) => {
+                    tokio::join!(
+                        accept(&listener, api, &connections),
+                        accept(admin_listener, admin, &connections)
+                    );
+                }
+                None => accept(&listener, api.merge(admin), &connections).await,
+            }
+        };
+
+        let deadline = {
+            tokio::pin!(serving);
+            let signal = tokio::select! {
+                () = &mut serving => "none",
+                signal = signals.next() => signal,
+                () = stop => "stop",
+            };
+            telemetry.set_ready(false);
+            tracing::info!(signal, "stopping");
+            let now = Instant::now();
+            let deadline = now + config.shutdown_timeout;
+            let drained = deadline.min(now + config.drain_delay);
+            tokio::select! {
+                // New work is still taken until the delay is over.
+                _ = timeout_at(drained, serving) => {}
+                signal = signals.next() => stop_at_once(signal),
+            }
+            deadline
+        };
+        drop((listener, admin_listener, connections));
+        tokio::select! {
+            () = finish(&phase, deadline, config.shutdown_timeout) => {}
+            signal = signals.next() => stop_at_once(signal),
+        }
+        let flushing = tokio::task::spawn_blocking({
+            let telemetry = telemetry.clone();
+            move || telemetry.shutdown(deadline.saturating_duration_since(Instant::now()))
+        });
+        tokio::select! {
+            _ = flushing => Ok(()),
+            signal = signals.next() => stop_at_once(signal),
+        }
+    }
+}
+
+/// What connections are to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Serve,
+    /// End after the request in flight.
+    Finish,
+    /// End now.
+    Cut,
+}
+
+/// Lets requests in flight finish and cuts those that do not in time; then no connection is left.
+async fn finish(phase: &watch::Sender<Phase>, deadline: Instant, whole: Duration) {
+    // Part of the time is kept for the spans and lines of the requests that end last.
+    let for_flush = (whole / 4).min(Duration::from_secs(2));
+    phase.send_replace(Phase::Finish);
+    if timeout_at(deadline - for_flush, phase.closed()).await.is_err() {
+        tracing::warn!(
+            connections = phase.receiver_count(),
+            "requests still in flight are cut off"
+        );
+        phase.send_replace(Phase::Cut);
+        let _ = timeout_at(deadline, phase.closed()).await;
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, Exit> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| Exit::failure(format!("cannot listen on {address}: {error}")))
+}
+
+/// The first lines of the log: where to find the service, and what was odd about its settings.
+fn greet(telemetry: &Telemetry, listener: &TcpListener, admin: Option<&TcpListener>) {
+    let address = |listener: &TcpListener| {
+        listener.local_addr().map(|address| address.to_string()).unwrap_or_default()
+    };
+    match admin {
+        None => tracing::info!(address = address(listener), "listening"),
+        Some(admin) => {
+            tracing::info!(
+                address = address(listener),
+                admin_address = address(admin),
+                "listening"
+            );
+        }
+    }
+    for warning in &telemetry.0.config.otel.warnings {
+        tracing::warn!("{warning}");
+    }
+}
+
+/// Accepts until dropped.
+async fn accept(listener: &TcpListener, router: Router, connections: &watch::Receiver<Phase>) {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEADER_READ_TIMEOUT);
+    let mut failing = false;
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) if is_of_one_connection(&error) => continue,
+            Err(error) => {
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(%error, "cannot accept connections");
+                }
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        failing = false;
+        // Answers are small and complete; waiting to fill a packet only costs time.
+        let _ = stream.set_nodelay(true);
+        let service = TowerToHyperService::new(router.clone());
+        let connection = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
+        let mut phase = connections.clone();
+        tokio::spawn(async move {
+            tokio::pin!(connection);
+            loop {
+                tokio::select! {
+                    // What a peer does to its connection is its own affair.
+                    _ = connection.as_mut() => break,
+                    changed = phase.changed() => {
+                        if changed.is_err() || *phase.borrow_and_update() == Phase::Cut {
+                            break;
+                        }
+                        connection.as_mut().graceful_shutdown();
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// The peer gave up before it was accepted: nothing is wrong with the listener.
+fn is_of_one_connection(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind as Io;
+    matches!(error.kind(), Io::ConnectionRefused | Io::ConnectionAborted | Io::ConnectionReset)
+}
+
+fn stop_at_once(signal: &str) -> ! {
+    let _ = writeln!(std::io::stderr(), "second signal ({signal}): stopped at once");
+    std::process::exit(1)
+}
+
+/// The signals that ask a process to stop.
+struct Signals {
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    #[cfg(unix)]
+    fn new() -> Result<Self, Exit> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let listen = |kind| {
+            signal(kind)
+                .map_err(|error| Exit::failure(format!("cannot listen for signals: {error}")))
+        };
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    #[cfg(unix)]
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+
+    #[cfg(not(unix))]
+    fn new() -> Result<Self, Exit> {
+        Ok(Self {})
+    }
+
+    #[cfg(not(unix))]
+    async fn next(&mut self) -> &'static str {
+        match tokio::signal::ctrl_c().await {
+            Ok(()) => "CTRL-C",
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+/// Asks the service that runs with these settings whether it is ready. For container health checks,
+/// which then need no shell and no curl in the image.
+pub(crate) fn health_check(config: &Config) -> Exit {
+    let mut address = config.admin_addr.unwrap_or(config.listen_addr);
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    match ask_readyz(address) {
+        Ok(answer) if answer.starts_with("HTTP/1.1 200 ") => Exit::success(),
+        Ok(answer) => {
+            Exit::failure(format!("{address}: {}", answer.lines().next().unwrap_or("no answer")))
+        }
+        Err(error) => Exit::failure(format!("{address}: {error}")),
+    }
+}
+
+fn ask_readyz(address: SocketAddr) -> std::io::Result<String> {
+    const LIMIT: Duration = Duration::from_secs(2);
+    let mut stream = TcpStream::connect_timeout(&address, LIMIT)?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    write!(stream, "GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.take(64 * 1024).read_to_string(&mut answer)?;
+    Ok(answer)
+}

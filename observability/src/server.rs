@@ -1,0 +1,407 @@
+//! What stands around a router: tower-http's trace layer with our spans, and inside it one guard a
+//! request that measures, logs and answers with the trace id.
+//!
+//! The guard ([`Exchange`]) lives from the request's arrival to the end of the response body and
+//! fires exactly once, also where the caller goes away first.
+
+use std::any::Any;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context as TaskContext, Poll, ready};
+use std::time::Instant;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{MatchedPath, Request};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, StatusCode, Version, header};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use metrics::Gauge;
+use opentelemetry::trace::{SpanContext, Status, TraceContextExt};
+use opentelemetry::{Context, KeyValue};
+use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
+use pin_project_lite::pin_project;
+use tower::{Layer, Service};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::trace::{MakeSpan, TraceLayer};
+use tracing::Span;
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+
+use crate::error_kind::ErrorKind;
+use crate::log::Access;
+use crate::method::Method;
+use crate::metrics::{Outcome, URL_SCHEME};
+use crate::telemetry::Telemetry;
+use crate::trace_context;
+
+/// The answer's header with the request's trace id, 32 hex digits.
+pub const X_TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
+
+/// The route of a request that matched none.
+const UNMATCHED: &str = "unmatched";
+
+/// Why a request failed, put by a handler into its response's extensions: metric, span and log line
+/// then say the same word as the body.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// The word.
+    pub kind: ErrorKind,
+    /// The whole chain of errors, for a person. No credentials.
+    pub details: String,
+    /// The status that the log line shows, where the answer's own says less.
+    pub http_status: StatusCode,
+}
+
+/// The id of the trace that the code runs in, 32 hex digits; all zero outside of any.
+pub fn current_trace_id() -> String {
+    Context::map_current(|cx| cx.span().span_context().trace_id().to_string())
+}
+
+impl Telemetry {
+    /// The layers around a router's routes and its fallback.
+    pub(crate) fn observe(&self, router: Router) -> Router {
+        let trace = TraceLayer::new_for_http()
+            .make_span_with(RequestSpan)
+            .on_request(())
+            .on_response(())
+            .on_body_chunk(())
+            .on_eos(())
+            .on_failure(());
+        router
+            .layer(CatchPanicLayer::custom(panicked))
+            .layer(MeasureLayer { telemetry: self.clone() })
+            .layer(trace)
+    }
+}
+
+fn panicked(_: Box<dyn Any + Send>) -> http::Response<Body> {
+    let status = StatusCode::INTERNAL_SERVER_ERROR;
+    let details = "the handler panicked".to_owned();
+    let mut response = status.into_response();
+    response.extensions_mut().insert(Failure {
+        kind: ErrorKind::Other,
+        details,
+        http_status: status,
+    });
+    response
+}
+
+/// Makes the server span and gives it its caller as parent. Attributes are set by the guard, which
+/// knows by then whether anybody will read them.
+#[derive(Clone, Copy)]
+struct RequestSpan;
+
+impl<B> MakeSpan<B> for RequestSpan {
+    fn make_span(&mut self, request: &http::Request<B>) -> Span {
+        let span = tracing::info_span!(parent: None, "http.server.request", otel.kind = "server");
+        if let Some(parent) = trace_context::extract(request.headers()) {
+            // Fails only where spans are switched off.
+            let _ = span.set_parent(Context::new().with_remote_span_context(parent));
+        }
+        span
+    }
+}
+
+#[derive(Clone)]
+struct MeasureLayer {
+    telemetry: Telemetry,
+}
+
+impl<S> Layer<S> for MeasureLayer {
+    type Service = Measure<S>;
+    fn layer(&self, inner: S) -> Measure<S> {
+        Measure { inner, telemetry: self.telemetry.clone() }
+    }
+}
+
+#[derive(Clone)]
+struct Measure<S> {
+    inner: S,
+    telemetry: Telemetry,
+}
+
+impl<S, B> Service<Request> for Measure<S>
+where
+    S: Service<Request, Response = http::Response<B>, Error = Infallible>,
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<axum::BoxError>,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = MeasureFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let exchange = Exchange::start(self.telemetry.clone(), &request);
+        // Where spans are switched off, nobody else makes the trace's context the current one.
+        let attach = exchange.telemetry.0.config.otel.disabled.then(|| exchange.cx.clone());
+        let _attached = attach.clone().map(Context::attach);
+        MeasureFuture { inner: self.inner.call(request), exchange: Some(exchange), attach }
+    }
+}
+
+pin_project! {
+    struct MeasureFuture<F> {
+        #[pin]
+        inner: F,
+        exchange: Option<Exchange>,
+        attach: Option<Context>,
+    }
+}
+
+impl<F, B> Future for MeasureFuture<F>
+where
+    F: Future<Output = Result<http::Response<B>, Infallible>>,
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<axum::BoxError>,
+{
+    type Output = Result<Response, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let _attached = this.attach.clone().map(Context::attach);
+        let Ok(mut response) = ready!(this.inner.poll(cx));
+        let Some(mut exchange) = this.exchange.take() else {
+            return Poll::Ready(Ok(response.map(Body::new)));
+        };
+        exchange.answer(&mut response);
+        let complete = exchange.is_head || response.body().is_end_stream();
+        let exchange = if complete {
+            exchange.finish(None);
+            None
+        } else {
+            Some(exchange)
+        };
+        Poll::Ready(Ok(response.map(|inner| Body::new(MeasuredBody { inner, exchange }))))
+    }
+}
+
+pin_project! {
+    struct MeasuredBody<B> {
+        #[pin]
+        inner: B,
+        exchange: Option<Exchange>,
+    }
+}
+
+impl<B> HttpBody for MeasuredBody<B>
+where
+    B: HttpBody,
+    B::Error: Into<axum::BoxError>,
+{
+    type Data = B::Data;
+    type Error = axum::BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut TaskContext<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, axum::BoxError>>> {
+        let mut this = self.project();
+        let frame =
+            ready!(this.inner.as_mut().poll_frame(cx)).map(|frame| frame.map_err(Into::into));
+        // Nobody polls again after the last frame where the length was announced.
+        let end = match &frame {
+            Some(Ok(_)) if !this.inner.is_end_stream() => return Poll::Ready(frame),
+            Some(Err(error)) => Some(format!("the response body broke off: {error}")),
+            _ => None,
+        };
+        if let Some(mut exchange) = this.exchange.take() {
+            exchange.finish(end.map(|details| (ErrorKind::Other, details)));
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// The guard of one request.
+struct Exchange {
+    telemetry: Telemetry,
+    started: Instant,
+    method: Method,
+    is_head: bool,
+    route: Option<MatchedPath>,
+    active: Gauge,
+    cx: Context,
+    status: Option<StatusCode>,
+    failure: Option<Failure>,
+    finished: bool,
+}
+
+impl Exchange {
+    fn start(telemetry: Telemetry, request: &Request) -> Self {
+        let started = Instant::now();
+        let method = Method::from(request.method());
+        let route = request.extensions().get::<MatchedPath>().cloned();
+        let cx = if telemetry.0.config.otel.disabled {
+            Context::new().with_remote_span_context(
+                trace_context::extract(request.headers()).unwrap_or_else(fresh_trace),
+            )
+        } else {
+            Span::current().context()
+        };
+        describe(&cx, request, method, route.as_ref());
+        let active = telemetry.0.metrics.server_active(method);
+        active.increment(1);
+        Self {
+            telemetry,
+            started,
+            method,
+            is_head: request.method() == http::Method::HEAD,
+            route,
+            active,
+            cx,
+            status: None,
+            failure: None,
+            finished: false,
+        }
+    }
+
+    /// The response's head is there: takes what the handler said of a failure, adds the trace id.
+    fn answer<B>(&mut self, response: &mut http::Response<B>) {
+        self.status = Some(response.status());
+        self.failure = response.extensions_mut().remove::<Failure>();
+        let span = self.cx.span();
+        if span.span_context().is_valid() {
+            let mut id = [0; 32];
+            trace_context::write_hex(&mut id, &span.span_context().trace_id().to_bytes());
+            if let Ok(id) = HeaderValue::from_bytes(&id) {
+                response.headers_mut().insert(X_TRACE_ID, id);
+            }
+        }
+    }
+
+    /// The response body is over, or `broken` for the reason given.
+    fn finish(&mut self, broken: Option<(ErrorKind, String)>) {
+        if std::mem::replace(&mut self.finished, true) {
+            return;
+        }
+        let latency = self.started.elapsed();
+        self.active.decrement(1);
+        let failed = self.status.is_some_and(|status| status.is_server_error());
+        let error = match (&broken, &self.failure, self.status) {
+            (Some((kind, _)), _, _) => Some(*kind),
+            (None, Some(failure), _) => Some(failure.kind),
+            (None, None, Some(status)) if failed => Some(ErrorKind::Status(status)),
+            _ => None,
+        };
+        let outcome = Outcome { method: self.method, status: self.status, error };
+        self.telemetry.0.metrics.server_request(self.route(), outcome, latency);
+        self.end_span(error, failed);
+
+        let details = match (&broken, &self.failure, self.status) {
+            (Some((_, details)), _, _) => details.as_str(),
+            (None, Some(failure), _) => failure.details.as_str(),
+            (None, None, Some(status)) => status.canonical_reason().unwrap_or_default(),
+            (None, None, None) => "",
+        };
+        let shown = self.failure.as_ref().map(|failure| failure.http_status).or(self.status);
+        self.telemetry.0.logger.access(&Access {
+            endpoint: self.route(),
+            method: self.method.as_str(),
+            http_status: shown.map(|status| status.as_u16()),
+            failure: error.as_ref().map(|kind| (kind.as_str(), details)),
+            latency_ms: u64::try_from(latency.as_millis()).unwrap_or(u64::MAX),
+            span: self.cx.span().span_context(),
+        });
+    }
+
+    fn end_span(&self, error: Option<ErrorKind>, failed: bool) {
+        let span = self.cx.span();
+        if !span.is_recording() {
+            return;
+        }
+        if let Some(status) = self.status {
+            span.set_attribute(KeyValue::new(
+                "http.response.status_code",
+                i64::from(status.as_u16()),
+            ));
+        }
+        if let Some(error) = error {
+            span.set_attribute(KeyValue::new("error.type", error.to_cow()));
+        }
+        if failed {
+            let details = self.failure.as_ref().map(|failure| failure.details.clone());
+            span.set_status(Status::error(details.unwrap_or_default()));
+        }
+    }
+
+    fn route(&self) -> &str {
+        self.route.as_ref().map_or(UNMATCHED, MatchedPath::as_str)
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if !self.finished {
+            let details = "the caller went away before the answer was whole".to_owned();
+            self.finish(Some((ErrorKind::Canceled, details)));
+        }
+    }
+}
+
+/// Attributes that are known from the start, by the semantic conventions for HTTP server spans.
+/// The query is left out: its values belong to the caller.
+fn describe(cx: &Context, request: &Request, method: Method, route: Option<&MatchedPath>) {
+    let span = cx.span();
+    if !span.is_recording() {
+        return;
+    }
+    let method_name = if method.is_other() { "HTTP" } else { method.as_str() };
+    let mut attributes = Vec::with_capacity(10);
+    attributes.push(KeyValue::new("http.request.method", method.as_str()));
+    attributes.push(KeyValue::new("url.scheme", URL_SCHEME));
+    attributes.push(KeyValue::new("url.path", request.uri().path().to_owned()));
+    if method.is_other() {
+        let original = request.method().as_str().to_owned();
+        attributes.push(KeyValue::new("http.request.method_original", original));
+    }
+    if let Some(version) = version(request.version()) {
+        attributes.push(KeyValue::new("network.protocol.version", version));
+    }
+    if let Some(agent) = request.headers().get(header::USER_AGENT)
+        && let Ok(agent) = agent.to_str()
+    {
+        attributes.push(KeyValue::new("user_agent.original", agent.to_owned()));
+    }
+    match route {
+        Some(route) => {
+            span.update_name(format!("{method_name} {}", route.as_str()));
+            attributes.push(KeyValue::new("http.route", route.as_str().to_owned()));
+        }
+        None => span.update_name(method_name),
+    }
+    span.set_attributes(attributes);
+}
+
+fn version(version: Version) -> Option<&'static str> {
+    match version {
+        Version::HTTP_10 => Some("1.0"),
+        Version::HTTP_11 => Some("1.1"),
+        Version::HTTP_2 => Some("2"),
+        Version::HTTP_3 => Some("3"),
+        _ => None,
+    }
+}
+
+/// Ids for a request that nobody traces: they tie the log lines of the services together all the same.
+fn fresh_trace() -> SpanContext {
+    let ids = RandomIdGenerator::default();
+    SpanContext::new(
+        ids.new_trace_id(),
+        ids.new_span_id(),
+        opentelemetry::TraceFlags::NOT_SAMPLED,
+        true,
+        opentelemetry::trace::TraceState::NONE,
+    )
+}

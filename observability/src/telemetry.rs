@@ -1,0 +1,237 @@
+//! Logs, traces and metrics of one service: started together, flushed together.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_otlp::{ExporterBuildError, SpanExporter, WithExportConfig, WithHttpConfig};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, SpanExporter as _};
+use tracing::Subscriber;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt;
+
+use crate::client::ClientBuilder;
+use crate::config::Config;
+use crate::exit::Exit;
+use crate::export::Exporter;
+use crate::log::{LogLayer, Logger, Sink};
+use crate::metrics::Metrics;
+use crate::otel::{OtlpConfig, Protocol};
+use crate::serve::Server;
+use crate::trace_context::TraceContextPropagator;
+
+/// How often samples are folded into their buckets where nobody scrapes.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// The telemetry of one service; a clone is the same telemetry.
+#[derive(Clone)]
+pub struct Telemetry(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) config: Config,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) logger: Logger,
+    pub(crate) ready: AtomicBool,
+    provider: SdkTracerProvider,
+    exporter: Option<Exporter>,
+}
+
+impl fmt::Debug for Telemetry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Telemetry").field("config", &self.0.config).finish_non_exhaustive()
+    }
+}
+
+/// Starts logs, traces and metrics, and makes them the process's: the `tracing` subscriber, the
+/// `metrics` recorder, OpenTelemetry's tracer provider and propagator. Once a process.
+///
+/// # Errors
+/// Where the process has a subscriber or recorder already, or no thread or exporter can be made.
+pub fn start(config: &Config) -> Result<Telemetry, Exit> {
+    let (telemetry, subscriber) = Telemetry::new(config, io::stdout())?;
+    tracing::subscriber::set_global_default(subscriber)
+        .map_err(|_| Exit::failure("telemetry: this process has a tracing subscriber already"))?;
+    metrics::set_global_recorder(telemetry.0.metrics.recorder())
+        .map_err(|_| Exit::failure("telemetry: this process has a metrics recorder already"))?;
+    opentelemetry::global::set_text_map_propagator(TraceContextPropagator);
+    opentelemetry::global::set_tracer_provider(telemetry.0.provider.clone());
+    log_panics();
+    Ok(telemetry)
+}
+
+impl Telemetry {
+    /// Telemetry of its own, for nobody else in the process to see, and the subscriber that feeds it.
+    pub(crate) fn new(
+        config: &Config,
+        log: impl Write + Send + 'static,
+    ) -> Result<(Self, impl Subscriber + Send + Sync), Exit> {
+        let failed =
+            |what: &str, error: &dyn fmt::Display| Exit::failure(format!("{what}: {error}"));
+        let service = config.service;
+        let metrics = Metrics::new(service.name, service.version, service.revision)
+            .map_err(|error| failed("metrics", &error))?;
+        let metrics = Arc::new(metrics);
+        let sink = Sink::start(log, metrics.lost_lines.clone())
+            .map_err(|error| failed("log thread", &error))?;
+        let logger = Logger::new(sink, config.log_format, service.log_name, &config.log_filter);
+
+        let resource = config.otel.resource(&service);
+        let exporter = match &config.otel.otlp {
+            Some(otlp) if !config.otel.disabled => {
+                let exporter = start_exporter(otlp, config, &resource, &metrics)
+                    .map_err(|error| failed("traces", &error))?;
+                Some(exporter)
+            }
+            _ => None,
+        };
+        let mut provider = SdkTracerProvider::builder()
+            .with_sampler(config.otel.sampler.clone())
+            .with_resource(resource);
+        if let Some(exporter) = &exporter {
+            provider = provider.with_span_processor(exporter.clone());
+        }
+        let provider = provider.build();
+        start_upkeep(&metrics).map_err(|error| failed("upkeep thread", &error))?;
+
+        let spans = (!config.otel.disabled).then(|| span_layer(provider.tracer("observability")));
+        let log = LogLayer::new(logger.clone()).with_filter(config.log_filter.clone());
+        let subscriber = tracing_subscriber::registry().with(spans).with(log);
+        let ready = AtomicBool::new(true);
+        let config = config.clone();
+        let inner = Inner { config, metrics, logger, ready, provider, exporter };
+        Ok((Self(Arc::new(inner)), subscriber))
+    }
+
+    /// Puts everything around a router: spans, metrics, the access log and `x-trace-id` around its
+    /// routes, and beside them `/metrics`, `/health`, `/livez` and `/readyz`.
+    ///
+    /// For those who serve a router themselves; [`serve`](Self::serve) does it all.
+    pub fn wrap(&self, router: Router) -> Router {
+        self.observe(router).merge(self.admin_routes())
+    }
+
+    /// Wraps `router`, serves it until the process is told to stop, and flushes.
+    ///
+    /// # Errors
+    /// Where an address cannot be listened on.
+    pub async fn serve(&self, router: Router) -> Result<(), Exit> {
+        self.server(router).run().await
+    }
+
+    /// As [`serve`](Self::serve), with more to choose.
+    pub fn server(&self, router: Router) -> Server {
+        Server::new(self.clone(), router)
+    }
+
+    /// Builds clients whose calls are traced, measured and logged.
+    pub fn client(&self) -> ClientBuilder {
+        ClientBuilder::new(self.clone())
+    }
+
+    /// Whether `/readyz` says that the service takes work.
+    pub fn is_ready(&self) -> bool {
+        self.0.ready.load(Ordering::Relaxed)
+    }
+
+    /// What `/readyz` says from now on.
+    pub fn set_ready(&self, ready: bool) {
+        self.0.ready.store(ready, Ordering::Relaxed);
+    }
+
+    /// Sends the spans and writes the log lines that wait, within `limit`; what cannot be sent by
+    /// then is counted and said in the last line. Nothing is recorded after it. Blocks the thread.
+    pub fn shutdown(&self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        // The log's share, so that a backend that hangs cannot cost the last lines.
+        let for_log = (limit / 4).min(Duration::from_millis(500));
+        if let Some(exporter) = &self.0.exporter {
+            exporter.stop(limit - for_log);
+            let lost = self.0.metrics.spans.lost();
+            if lost > 0 {
+                tracing::warn!(spans = lost, "spans were lost");
+            }
+        }
+        tracing::info!("stopped");
+        self.0.logger.sink().flush(deadline.saturating_duration_since(Instant::now()));
+    }
+}
+
+fn span_layer<S>(tracer: SdkTracer) -> impl Layer<S>
+where
+    S: Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
+{
+    // What nobody looks at in a trace costs as much as what everybody does, so it is left out.
+    tracing_opentelemetry::layer()
+        .with_location(false)
+        .with_threads(false)
+        .with_target(false)
+        .with_tracked_inactivity(false)
+        .with_tracer(tracer)
+        .with_filter(LevelFilter::INFO)
+}
+
+fn start_exporter(
+    otlp: &OtlpConfig,
+    config: &Config,
+    resource: &Resource,
+    metrics: &Arc<Metrics>,
+) -> Result<Exporter, Box<dyn std::error::Error>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut exporter = {
+        let _in_its_own_runtime = runtime.enter();
+        build_exporter(otlp, config.otel.batch.export_timeout)?
+    };
+    exporter.set_resource(resource);
+    Ok(Exporter::start(exporter, runtime, config.otel.batch.clone(), Arc::clone(metrics))?)
+}
+
+fn build_exporter(
+    otlp: &OtlpConfig,
+    timeout: Duration,
+) -> Result<SpanExporter, ExporterBuildError> {
+    // Our own limit around each export comes first and names the reason; this one is the net below.
+    let timeout = timeout + Duration::from_secs(1);
+    let builder = SpanExporter::builder();
+    match otlp.protocol {
+        Protocol::Grpc => {
+            builder.with_tonic().with_endpoint(&otlp.endpoint).with_timeout(timeout).build()
+        }
+        Protocol::HttpProtobuf => builder
+            .with_http()
+            .with_http_client(reqwest::Client::new())
+            .with_endpoint(&otlp.endpoint)
+            .with_timeout(timeout)
+            .build(),
+    }
+}
+
+/// Until the telemetry is gone.
+fn start_upkeep(metrics: &Arc<Metrics>) -> io::Result<()> {
+    let metrics = Arc::downgrade(metrics);
+    let upkeep = move || {
+        while let Some(metrics) = metrics.upgrade() {
+            metrics.upkeep();
+            drop(metrics);
+            thread::sleep(UPKEEP);
+        }
+    };
+    thread::Builder::new().name("metrics-upkeep".to_owned()).spawn(upkeep).map(|_| ())
+}
+
+/// A panic is a log line too, with the ids of the request it happened in.
+fn log_panics() {
+    let previous = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let message = panic.payload_as_str().unwrap_or("no message");
+        let location = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(location, "panic: {message}");
+        previous(panic);
+    }));
+}

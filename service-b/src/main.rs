@@ -1,0 +1,5 @@
+//! Service B as a process of its own.
+
+fn main() -> std::process::ExitCode {
+    service_b::main(std::env::args_os())
+}
