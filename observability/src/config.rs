@@ -153,10 +153,12 @@ impl Config {
     }
 }
 
+type Lookup = Box<dyn Fn(&str) -> Option<OsString>>;
+
 /// Reads settings and remembers what was wrong with them.
 pub struct Reader {
     service: Service,
-    lookup: Box<dyn Fn(&str) -> Option<OsString>>,
+    lookup: Lookup,
     problems: Vec<String>,
     health_check: bool,
 }

@@ -161,7 +161,7 @@ impl Shared {
             };
         }
         queue.spans.push_back(span);
-        let full = queue.spans.len() % self.config.max_export_batch_size == 0;
+        let full = queue.spans.len().is_multiple_of(self.config.max_export_batch_size);
         drop(queue);
         if full {
             self.batch_is_full.notify_one();

@@ -244,7 +244,8 @@ mod tests {
     fn the_endpoint_decides_the_protocol_unless_one_is_set() {
         let otlp = |pairs| read(pairs).otlp.unwrap();
         let (grpc, http) = (Protocol::Grpc, Protocol::HttpProtobuf);
-        let cases: [(&'static [(&str, &str)], Protocol, &str); 5] = [
+        type Case = (&'static [(&'static str, &'static str)], Protocol, &'static str);
+        let cases: [Case; 5] = [
             (&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4317")], grpc, "http://c:4317"),
             (&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318/")], http, "http://c:4318/v1/traces"),
             (
