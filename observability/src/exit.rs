@@ -22,12 +22,14 @@ impl Exit {
         Self { code: 0, message: String::new(), usage: None }
     }
 
-    pub(crate) fn usage(error: clap::Error) -> Self {
+    /// What `clap` has to say: help and version end with 0, anything else with 2.
+    pub fn usage(error: clap::Error) -> Self {
         let code = u8::try_from(error.exit_code()).unwrap_or(2);
         Self { code, message: error.to_string(), usage: Some(error) }
     }
 
-    pub(crate) fn bad_settings(service: &str, problems: &[String]) -> Self {
+    /// Every bad setting in one message, with exit code 2.
+    pub fn bad_settings(service: &str, problems: &[String]) -> Self {
         let count = match problems.len() {
             1 => "a bad setting".to_owned(),
             n => format!("{n} bad settings"),

@@ -225,8 +225,9 @@ fn stop_at_once(signal: &str) -> ! {
     std::process::exit(1)
 }
 
-/// The signals that ask a process to stop.
-struct Signals {
+/// The signals that ask a process to stop: SIGTERM and SIGINT, or Ctrl-C where there are none.
+#[derive(Debug)]
+pub struct Signals {
     #[cfg(unix)]
     terminate: tokio::signal::unix::Signal,
     #[cfg(unix)]
@@ -234,8 +235,12 @@ struct Signals {
 }
 
 impl Signals {
+    /// From here on they no longer end the process by themselves.
+    ///
+    /// # Errors
+    /// Where the system does not let us listen for them.
     #[cfg(unix)]
-    fn new() -> Result<Self, Exit> {
+    pub fn new() -> Result<Self, Exit> {
         use tokio::signal::unix::{SignalKind, signal};
         let listen = |kind| {
             signal(kind)
@@ -247,21 +252,27 @@ impl Signals {
         })
     }
 
+    /// Waits for the next one and names it.
     #[cfg(unix)]
-    async fn next(&mut self) -> &'static str {
+    pub async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
         }
     }
 
+    /// From here on Ctrl-C no longer ends the process by itself.
+    ///
+    /// # Errors
+    /// Never here.
     #[cfg(not(unix))]
-    fn new() -> Result<Self, Exit> {
+    pub fn new() -> Result<Self, Exit> {
         Ok(Self {})
     }
 
+    /// Waits for the next one and names it.
     #[cfg(not(unix))]
-    async fn next(&mut self) -> &'static str {
+    pub async fn next(&mut self) -> &'static str {
         match tokio::signal::ctrl_c().await {
             Ok(()) => "CTRL-C",
             Err(_) => std::future::pending().await,

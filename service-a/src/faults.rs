@@ -6,7 +6,6 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::rejection::JsonRejection;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
@@ -146,16 +145,17 @@ async fn show(State(faults): State<Faults>) -> Json<Plan> {
     Json(faults.plan())
 }
 
-async fn set(State(faults): State<Faults>, plan: Result<Json<Plan>, JsonRejection>) -> Response {
-    let problem = match plan {
-        Ok(Json(plan)) => match plan.problem() {
+/// Whatever the content type says: `curl -d` says it is a form.
+async fn set(State(faults): State<Faults>, body: Bytes) -> Response {
+    let problem = match serde_json::from_slice::<Plan>(&body) {
+        Ok(plan) => match plan.problem() {
             None => {
                 faults.set(plan);
                 return Json(plan).into_response();
             }
             Some(problem) => problem,
         },
-        Err(rejection) => rejection.body_text(),
+        Err(error) => error.to_string(),
     };
     (StatusCode::BAD_REQUEST, Json(json!({"error": problem}))).into_response()
 }

@@ -1,0 +1,280 @@
+//! The whole system: A, then B; then whatever happens; then B stops, then A.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use observability::Exit;
+use observability::serve::Signals;
+
+use crate::child::{Child, Event, Plan, SERVICE_A, SERVICE_B};
+use crate::keys::Keys;
+use crate::screen::{Greeting, Screen};
+use crate::settings::Settings;
+
+/// What a service may take to come up, on a machine that is busy compiling something else.
+const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// What is added to the service's own bound on stopping before it is ended the hard way.
+const STOP_MARGIN: Duration = Duration::from_secs(1);
+
+/// Runs the system until told to stop.
+pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
+    let screen = Screen::new();
+    let mut signals = Signals::new()?;
+    let started = tokio::select! {
+        started = System::start(&settings, screen) => Some(started?),
+        _ = signals.next() => None,
+    };
+    let Some(mut system) = started else {
+        return Ok(());
+    };
+    let mut keys = Keys::read();
+    system.greet(keys.available);
+    loop {
+        tokio::select! {
+            event = system.a.next() => system.a.show(event, screen, None),
+            event = system.b.next() => system.b.show(event, screen, None),
+            key = keys.next() => match key {
+                'a' => system.a.toggle(screen)?,
+                'b' => system.b.toggle(screen)?,
+                'q' => break,
+                _ => {}
+            },
+            _ = signals.next() => break,
+        }
+    }
+    drop(keys);
+    tokio::select! {
+        () = system.stop() => Ok(()),
+        _ = signals.next() => Err(Exit::failure("lab: second signal: stopped at once")),
+    }
+}
+
+struct System {
+    screen: Screen,
+    a: Slot,
+    b: Slot,
+    traces: String,
+}
+
+impl System {
+    async fn start(settings: &Settings, screen: Screen) -> Result<Self, Exit> {
+        let endpoint = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"]
+            .into_iter()
+            .find_map(|variable| std::env::var(variable).ok().filter(|value| !value.is_empty()));
+        let traces = match &endpoint {
+            Some(endpoint) => format!("exported to {}", without_credentials(endpoint)),
+            None => {
+                "not exported; set OTEL_EXPORTER_OTLP_ENDPOINT to send them somewhere".to_owned()
+            }
+        };
+        let env = shared_env();
+
+        let mut a_env = env.clone();
+        a_env.push(("FAULTS_ENABLED", "true".into()));
+        let a = Plan { name: SERVICE_A, mark: 'A', address: settings.service_a, env: a_env };
+        let a = Slot::start(a, screen).await?;
+
+        let mut b_env = env;
+        b_env.push(("SERVICE_A_URL", format!("http://{}", a.plan.address).into()));
+        let b = Plan { name: SERVICE_B, mark: 'B', address: settings.service_b, env: b_env };
+        let b = Slot::start(b, screen).await?;
+        Ok(Self { screen, a, b, traces })
+    }
+
+    fn greet(&self, keys: bool) {
+        self.screen.greet(&Greeting {
+            a: &self.a.plan.address.to_string(),
+            b: &self.b.plan.address.to_string(),
+            a_pid: self.a.pid(),
+            b_pid: self.b.pid(),
+            traces: &self.traces,
+            keys,
+        });
+    }
+
+    /// Callers first, so that no call finds its service gone.
+    async fn stop(&mut self) {
+        let screen = self.screen;
+        self.b.stop(screen).await;
+        self.a.stop(screen).await;
+    }
+}
+
+/// What all services are told.
+fn shared_env() -> Vec<(&'static str, OsString)> {
+    let mut env = Vec::new();
+    // The line that says where a service listens is needed here, whatever else is filtered.
+    let filter = std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty());
+    let filter = filter.unwrap_or_else(|| "info".to_owned());
+    env.push(("RUST_LOG", format!("{filter},observability::serve=info").into()));
+    // Who sits before the screen does not want to wait five seconds for a trace.
+    if std::env::var_os("OTEL_BSP_SCHEDULE_DELAY").is_none() {
+        env.push(("OTEL_BSP_SCHEDULE_DELAY", "200".into()));
+    }
+    env
+}
+
+/// `scheme://host:port`, for a URL of whatever form.
+fn without_credentials(url: &str) -> &str {
+    match (url.split_once("://"), url.rsplit_once('@')) {
+        (_, Some((_, host))) => host,
+        _ => url,
+    }
+}
+
+/// A service and, while it runs, its process.
+struct Slot {
+    plan: Plan,
+    child: Option<Child>,
+    stopping: bool,
+}
+
+impl Slot {
+    /// Starts a service for the first time and waits until it listens.
+    async fn start(mut plan: Plan, screen: Screen) -> Result<Self, Exit> {
+        let mut child = Child::start(&plan)?;
+        let came_up = tokio::time::timeout(START_LIMIT, async {
+            let mut complaints = Vec::new();
+            while let Some(event) = child.next().await {
+                match event {
+                    Event::Line(line) => {
+                        let address = listening_address(&line);
+                        screen.log(plan.mark, &line, None);
+                        if let Some(address) = address {
+                            return Ok(address);
+                        }
+                    }
+                    Event::Complaint(line) => complaints.push(line),
+                    Event::Ended(_) => {}
+                }
+            }
+            Err(complaints.join("\n"))
+        });
+        match came_up.await {
+            Ok(Ok(address)) => {
+                // A free port was asked for once; started again, the service keeps it.
+                plan.address = address;
+                Ok(Self { plan, child: Some(child), stopping: false })
+            }
+            Ok(Err(why)) => Err(Exit::failure(format!("lab: {} did not start: {why}", plan.name))),
+            Err(_) => {
+                let name = plan.name;
+                Err(Exit::failure(format!("lab: {name} did not listen within {START_LIMIT:?}")))
+            }
+        }
+    }
+
+    fn pid(&self) -> u32 {
+        self.child.as_ref().map_or(0, |child| child.pid)
+    }
+
+    async fn next(&mut self) -> Option<Event> {
+        match &mut self.child {
+            Some(child) => child.next().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn show(&mut self, event: Option<Event>, screen: Screen, link: Option<&str>) {
+        let mark = self.plan.mark;
+        match event {
+            Some(Event::Line(line)) => screen.log(mark, &line, link),
+            Some(Event::Complaint(line)) => screen.log(mark, &line, None),
+            Some(Event::Ended(status)) => {
+                let how = if self.stopping { "stopped".to_owned() } else { describe(status) };
+                let key = mark.to_ascii_lowercase();
+                screen.say(format_args!("{mark} is down: {how}; the key {key} starts it again"));
+            }
+            None => {
+                self.child = None;
+                self.stopping = false;
+            }
+        }
+    }
+
+    /// Stops a running service, or starts a stopped one. Pressed again while it stops, ends it.
+    fn toggle(&mut self, screen: Screen) -> Result<(), Exit> {
+        let mark = self.plan.mark;
+        match &mut self.child {
+            Some(child) if self.stopping => child.kill(),
+            Some(child) => {
+                screen.say(format_args!("stopping {mark}"));
+                self.stopping = true;
+                child.ask_to_stop();
+            }
+            None => {
+                let child = Child::start(&self.plan)?;
+                screen.say(format_args!("starting {mark}, pid {}", child.pid));
+                self.child = Some(child);
+            }
+        }
+        Ok(())
+    }
+
+    async fn stop(&mut self, screen: Screen) {
+        self.stopping = true;
+        let mark = self.plan.mark;
+        if let Some(mut child) = self.child.take() {
+            let limit = shutdown_timeout() + STOP_MARGIN;
+            let show = |event| match event {
+                Event::Line(line) | Event::Complaint(line) => screen.log(mark, &line, None),
+                Event::Ended(_) => {}
+            };
+            child.stop(limit, show).await;
+        }
+    }
+}
+
+/// The bound that the services have been given on stopping.
+fn shutdown_timeout() -> Duration {
+    let setting = observability::config::SHUTDOWN_TIMEOUT_MS;
+    let ms = std::env::var(setting.variable).ok().filter(|ms| !ms.is_empty());
+    let ms = ms.as_deref().or(setting.default).and_then(|ms| ms.parse().ok());
+    Duration::from_millis(ms.unwrap_or(10_000))
+}
+
+fn describe(status: ExitStatus) -> String {
+    #[cfg(unix)]
+    if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(&status) {
+        return format!("ended by signal {signal}");
+    }
+    match status.code() {
+        Some(0) => "stopped".to_owned(),
+        Some(code) => format!("ended with exit code {code}"),
+        None => "ended".to_owned(),
+    }
+}
+
+/// The address in a service's first line, in either log format.
+fn listening_address(line: &str) -> Option<SocketAddr> {
+    [" address=", "\"address\":\""].into_iter().find_map(|key| {
+        let (_, rest) = line.split_once(key)?;
+        rest.split([' ', '"']).next()?.parse().ok()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_address_is_found_in_both_formats() {
+        let address = "127.0.0.1:4000".parse().ok();
+        for line in [
+            r#"t level=info service=A msg="listening" address=127.0.0.1:4000 admin_address=127.0.0.1:1"#,
+            r#"{"ts":"t","service":"A","msg":"listening","address":"127.0.0.1:4000"}"#,
+        ] {
+            assert_eq!(listening_address(line), address);
+        }
+        assert_eq!(listening_address("address=x"), None);
+    }
+
+    #[test]
+    fn credentials_are_not_shown() {
+        assert_eq!(without_credentials("http://user:pw@c:4317"), "c:4317");
+        assert_eq!(without_credentials("http://c:4317"), "http://c:4317");
+    }
+}
