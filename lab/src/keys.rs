@@ -29,7 +29,7 @@ impl Keys {
         if available {
             let keys = sender.clone();
             std::thread::spawn(move || {
-                for byte in std::io::stdin().bytes().map_while(Result::ok) {
+                for byte in std::io::stdin().lock().bytes().map_while(Result::ok) {
                     if keys.blocking_send(char::from(byte)).is_err() {
                         return;
                     }
