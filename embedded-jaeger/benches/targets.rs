@@ -3,18 +3,20 @@
 //!
 //! The server is a process of its own, so that its memory is its own too.
 
-#[path = "../tests/support/mod.rs"]
+#[path = "../tests/it/support.rs"]
+#[allow(dead_code)]
 mod support;
 
 use std::error::Error;
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::ops::Range;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use embedded_jaeger::Settings;
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_client::TraceServiceClient;
 use opentelemetry_proto::tonic::trace::v1::ResourceSpans;
-use support::{call_echo, now_ns, of_service, request, span, trace_hex};
+use support::{call_echo, now_ns, of_service, request, span, trace_hex, trace_id};
 use tonic::transport::Channel;
 
 type Fallible<T> = Result<T, Box<dyn Error + Send + Sync>>;
@@ -22,8 +24,8 @@ type Fallible<T> = Result<T, Box<dyn Error + Send + Sync>>;
 const SERVER: &str = "EMBEDDED_JAEGER_BENCH_SERVER";
 const LOAD_SPANS: u64 = 2_000_000;
 const SENDERS: u64 = 4;
-/// Traces in one export: 170 of 3 spans, near the SDK's batches of 512 spans.
-const BATCH_TRACES: u64 = 170;
+/// Requests in one export: 170 of 3 spans, near the SDK's batches of 512 spans.
+const BATCH_REQUESTS: u64 = 170;
 const LARGE_TRACE_SPANS: u64 = 30_000;
 const STORED_TRACES: u64 = 15_000;
 
@@ -32,7 +34,10 @@ async fn main() -> Fallible<()> {
     if std::env::var_os(SERVER).is_some() {
         return serve().await;
     }
-    load().await?;
+    // As the two services make them, which the limit of traces bounds; then long traces, which
+    // the limit of bytes bounds.
+    load(1).await?;
+    load(100).await?;
     large_trace().await?;
     searches().await
 }
@@ -105,20 +110,23 @@ impl Server {
     }
 }
 
-async fn load() -> Fallible<()> {
+async fn load(requests_per_trace: u64) -> Fallible<()> {
+    println!("load: traces of {} spans", 3 * requests_per_trace);
     let server = Server::start()?;
     let begin = Instant::now();
-    let traces = LOAD_SPANS / 3;
+    let requests = LOAD_SPANS / 3;
     let mut senders = tokio::task::JoinSet::new();
     for sender in 0..SENDERS {
         let mut client = server.client().await?;
         senders.spawn(async move {
-            let mut next = 1 + sender * (traces / SENDERS + 1);
-            let end = next + traces / SENDERS;
+            let mut next = 1 + sender * (requests / SENDERS + 1);
+            let end = next + requests / SENDERS;
             while next < end {
-                let batch = next..(next + BATCH_TRACES).min(end);
+                let batch = next..(next + BATCH_REQUESTS).min(end);
                 next = batch.end;
-                client.export(request(batch_of(batch))).await?;
+                client
+                    .export(request(batch_of(batch, requests_per_trace)))
+                    .await?;
             }
             Fallible::Ok(())
         });
@@ -160,18 +168,21 @@ fn print_memory(what: &str, server: &Server) {
     }
 }
 
-fn batch_of(traces: std::ops::Range<u64>) -> Vec<ResourceSpans> {
+/// What a range of requests exports, a number of which share a trace.
+fn batch_of(requests: Range<u64>, requests_per_trace: u64) -> Vec<ResourceSpans> {
     // One entry a service, as exporters send them.
     let mut of_b = of_service("service-b", Vec::new());
     let mut of_a = of_service("service-a", Vec::new());
-    for trace in traces {
-        for (mut from, to) in call_echo(trace, now_ns(), trace.is_multiple_of(10))
+    for number in requests {
+        for (mut from, to) in call_echo(number, now_ns(), number.is_multiple_of(10))
             .into_iter()
             .zip([&mut of_b, &mut of_a])
         {
-            to.scope_spans[0]
-                .spans
-                .append(&mut from.scope_spans[0].spans);
+            let spans = &mut from.scope_spans[0].spans;
+            for span in spans.iter_mut() {
+                span.trace_id = trace_id(number / requests_per_trace + 1);
+            }
+            to.scope_spans[0].spans.append(spans);
         }
     }
     vec![of_b, of_a]
@@ -208,9 +219,9 @@ async fn searches() -> Fallible<()> {
     let mut client = server.client().await?;
     let mut next = 1;
     while next <= STORED_TRACES {
-        let batch = next..(next + BATCH_TRACES).min(STORED_TRACES + 1);
+        let batch = next..(next + BATCH_REQUESTS).min(STORED_TRACES + 1);
         next = batch.end;
-        client.export(request(batch_of(batch))).await?;
+        client.export(request(batch_of(batch, 1))).await?;
     }
     for (what, path) in [
         ("services", "/api/services"),

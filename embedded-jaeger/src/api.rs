@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
@@ -44,6 +45,8 @@ pub(crate) fn router(store: Arc<Store>) -> Router {
 }
 
 type Query = RawQuery;
+/// A part of the path, or why it is no text.
+type PathText = Result<Path<String>, PathRejection>;
 
 async fn services(State(store): State<Arc<Store>>, RawQuery(query): Query) -> Answer {
     let services = store.services();
@@ -53,9 +56,10 @@ async fn services(State(store): State<Arc<Store>>, RawQuery(query): Query) -> An
 
 async fn operation_names(
     State(store): State<Arc<Store>>,
-    Path(service): Path<String>,
+    service: PathText,
     RawQuery(query): Query,
 ) -> Answer {
+    let Path(service) = service?;
     let operations = compute(move || search::operations(&store, &service)).await?;
     let mut names: Vec<String> = operations
         .iter()
@@ -112,10 +116,10 @@ const NO_TRACE: &str = "trace not found";
 
 async fn get_trace(
     State(store): State<Arc<Store>>,
-    Path(id): Path<String>,
+    id: PathText,
     RawQuery(query): Query,
 ) -> Answer {
-    let id = params::trace_id(&id)?;
+    let id = params::trace_id(&id?)?;
     let Some(trace) = store.trace(id) else {
         return Err(Failure(StatusCode::NOT_FOUND, NO_TRACE.to_owned()));
     };
@@ -158,6 +162,12 @@ struct Failure(StatusCode, String);
 impl From<BadRequest> for Failure {
     fn from(BadRequest(message): BadRequest) -> Self {
         Self(StatusCode::BAD_REQUEST, message)
+    }
+}
+
+impl From<PathRejection> for Failure {
+    fn from(rejection: PathRejection) -> Self {
+        Self(StatusCode::BAD_REQUEST, rejection.body_text())
     }
 }
 

@@ -121,8 +121,14 @@ fn placeholders() -> [(&'static str, String); 2] {
     let version = concat!("embedded-jaeger ", env!("CARGO_PKG_VERSION"));
     let config = json!({
         "archiveEnabled": false,
-        // Served from a metrics storage, which there is none of.
-        "monitor": { "menuEnabled": false },
+        // That page reads a metrics storage; whoever types its address is told that there is none.
+        "monitor": {
+            "menuEnabled": false,
+            "emptyState": {
+                "mainTitle": "No metrics here",
+                "description": "This Jaeger keeps traces alone. Each service serves its metrics at /metrics.",
+            },
+        },
         "menu": [{
             "label": "About",
             "items": [

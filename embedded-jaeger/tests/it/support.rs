@@ -1,7 +1,5 @@
 //! Spans for tests, the benchmark and the example: the three-span trace of one request.
 
-#![allow(dead_code)] // Each user takes the part it needs.
-
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
@@ -13,15 +11,15 @@ use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, Status};
 
-pub fn text(key: &str, value: &str) -> KeyValue {
+pub(crate) fn text(key: &str, value: &str) -> KeyValue {
     attribute(key, Value::StringValue(value.to_owned()))
 }
 
-pub fn int(key: &str, value: i64) -> KeyValue {
+pub(crate) fn int(key: &str, value: i64) -> KeyValue {
     attribute(key, Value::IntValue(value))
 }
 
-pub fn attribute(key: &str, value: Value) -> KeyValue {
+pub(crate) fn attribute(key: &str, value: Value) -> KeyValue {
     KeyValue {
         key: key.to_owned(),
         value: Some(AnyValue { value: Some(value) }),
@@ -29,27 +27,27 @@ pub fn attribute(key: &str, value: Value) -> KeyValue {
     }
 }
 
-pub fn now_ns() -> u64 {
+pub(crate) fn now_ns() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_nanos() as u64)
 }
 
 /// A trace id of 16 bytes for a number above 0.
-pub fn trace_id(number: u64) -> Vec<u8> {
+pub(crate) fn trace_id(number: u64) -> Vec<u8> {
     (u128::from(number) | 0xA5 << 120).to_be_bytes().to_vec()
 }
 
-pub fn trace_hex(number: u64) -> String {
+pub(crate) fn trace_hex(number: u64) -> String {
     format!("{:032x}", u128::from(number) | 0xA5 << 120)
 }
 
-pub fn span_id(number: u64) -> Vec<u8> {
+pub(crate) fn span_id(number: u64) -> Vec<u8> {
     number.to_be_bytes().to_vec()
 }
 
 /// A span of one millisecond that starts now.
-pub fn span(trace: u64, id: u64, parent: u64, name: &str) -> Span {
+pub(crate) fn span(trace: u64, id: u64, parent: u64, name: &str) -> Span {
     let start = now_ns();
     Span {
         trace_id: trace_id(trace),
@@ -67,7 +65,7 @@ pub fn span(trace: u64, id: u64, parent: u64, name: &str) -> Span {
     }
 }
 
-pub fn of_service(service: &str, spans: Vec<Span>) -> ResourceSpans {
+pub(crate) fn of_service(service: &str, spans: Vec<Span>) -> ResourceSpans {
     let attributes = vec![
         text("service.name", service),
         text("service.version", "0.1.0"),
@@ -93,12 +91,12 @@ pub fn of_service(service: &str, spans: Vec<Span>) -> ResourceSpans {
     }
 }
 
-pub fn request(resource_spans: Vec<ResourceSpans>) -> ExportTraceServiceRequest {
+pub(crate) fn request(resource_spans: Vec<ResourceSpans>) -> ExportTraceServiceRequest {
     ExportTraceServiceRequest { resource_spans }
 }
 
 /// What one `GET /call-echo` exports: service-b's server and client spans, service-a's server span.
-pub fn call_echo(trace: u64, start_ns: u64, failed: bool) -> Vec<ResourceSpans> {
+pub(crate) fn call_echo(trace: u64, start_ns: u64, failed: bool) -> Vec<ResourceSpans> {
     let base = trace * 4;
     let [b_server, b_client, a_server] = [
         (
