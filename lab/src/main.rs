@@ -1,11 +1,12 @@
 //! The whole system on one machine, without Docker: service A and service B as processes of their
-//! own, their logs on one screen, and a key to stop A with.
+//! own, a Jaeger in memory, both logs on one screen, and a key to stop A with.
 //!
 //! | question | where |
 //! |---|---|
 //! | which ports and settings are there? | [`settings`] |
 //! | what is started, watched and stopped, in which order? | [`system`] |
 //! | how is one service run as a process? | [`child`] |
+//! | where do the traces go? | [`jaeger`] |
 //! | what is shown? | [`screen`] |
 //! | how does a key reach us? | [`keys`] |
 
@@ -14,6 +15,7 @@ use std::process::ExitCode;
 use observability::Exit;
 
 mod child;
+mod jaeger;
 mod keys;
 mod screen;
 mod settings;
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
             let name = name.to_owned();
             observability::run(child::main(name, args))
         }
+        Some("jaeger") => observability::run(jaeger::alone(args)),
         _ => observability::run(lab()),
     }
 }

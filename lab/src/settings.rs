@@ -11,6 +11,7 @@ use observability::Exit;
 pub(crate) struct Settings {
     pub(crate) service_a: SocketAddr,
     pub(crate) service_b: SocketAddr,
+    pub(crate) jaeger: embedded_jaeger::Settings,
 }
 
 struct Port {
@@ -23,15 +24,42 @@ const SERVICE_A: Port =
     Port { variable: "SERVICE_A_ADDR", default: "127.0.0.1:8080", help: "Where service A listens" };
 const SERVICE_B: Port =
     Port { variable: "SERVICE_B_ADDR", default: "127.0.0.1:8081", help: "Where service B listens" };
-const PORTS: [Port; 2] = [SERVICE_A, SERVICE_B];
+const JAEGER_UI: Port = Port {
+    variable: "JAEGER_UI_ADDR",
+    default: "127.0.0.1:16686",
+    help: "Where the Jaeger UI and its query API listen",
+};
+const OTLP_GRPC: Port = Port {
+    variable: "OTLP_GRPC_ADDR",
+    default: "127.0.0.1:4317",
+    help: "Where Jaeger takes spans over gRPC",
+};
+const OTLP_HTTP: Port = Port {
+    variable: "OTLP_HTTP_ADDR",
+    default: "127.0.0.1:4318",
+    help: "Where Jaeger takes spans over http/protobuf",
+};
+const PORTS: [Port; 5] = [SERVICE_A, SERVICE_B, JAEGER_UI, OTLP_GRPC, OTLP_HTTP];
 
 impl Settings {
     /// Reads them from the words of a command line and the environment; names every bad one.
     pub(crate) fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Self, Exit> {
         let matches = command().try_get_matches_from(args).map_err(Exit::usage)?;
+        if matches.get_flag(LICENSES) {
+            return Err(Exit::message(embedded_jaeger::LICENSES));
+        }
         let mut problems = Vec::new();
         let mut address = |port: &Port| read(&matches, port, &mut problems);
-        let settings = Self { service_a: address(&SERVICE_A), service_b: address(&SERVICE_B) };
+        let settings = Self {
+            service_a: address(&SERVICE_A),
+            service_b: address(&SERVICE_B),
+            jaeger: embedded_jaeger::Settings {
+                ui: address(&JAEGER_UI),
+                otlp_grpc: address(&OTLP_GRPC),
+                otlp_http: address(&OTLP_HTTP),
+                ..Default::default()
+            },
+        };
         if problems.is_empty() { Ok(settings) } else { Err(Exit::bad_settings("lab", &problems)) }
     }
 }
@@ -55,6 +83,8 @@ fn flag(port: &Port) -> String {
     port.variable.to_ascii_lowercase().replace('_', "-")
 }
 
+const LICENSES: &str = "licenses";
+
 fn command() -> Command {
     let arg = |port: &Port| {
         Arg::new(port.variable)
@@ -67,16 +97,23 @@ fn command() -> Command {
             .help(port.help)
     };
     Command::new("lab")
-        .about("Service A and service B on this machine, observed; port 0 takes a free one")
+        .about("Service A, service B and a Jaeger on this machine; port 0 takes a free one")
         .version(env!("CARGO_PKG_VERSION"))
         .args(PORTS.iter().map(arg))
+        .arg(
+            Arg::new(LICENSES)
+                .long(LICENSES)
+                .action(clap::ArgAction::SetTrue)
+                .help("Print the licence of the Jaeger UI that is part of this binary"),
+        )
         .after_help(AFTER_HELP)
 }
 
 const AFTER_HELP: &str = "\
 Keys, on a terminal: a stops and starts A, b does so with B, q or Ctrl-C ends it all.
 
-With OTEL_EXPORTER_OTLP_ENDPOINT set the traces go there.
+Traces go to a Jaeger of the lab's own, in memory. With OTEL_EXPORTER_OTLP_ENDPOINT set they go
+there, and the lab starts no Jaeger. `lab jaeger` starts the Jaeger alone.
 
 The services read the other settings from the environment (cargo run -p service-b -- --help):
   SERVICE_A_TIMEOUT_MS, SHUTDOWN_TIMEOUT_MS, DRAIN_DELAY_MS, LOG_FORMAT, RUST_LOG, OTEL_*";

@@ -9,6 +9,7 @@ use observability::Exit;
 use observability::serve::Signals;
 
 use crate::child::{Child, Event, Plan, SERVICE_A, SERVICE_B};
+use crate::jaeger::Traces;
 use crate::keys::Keys;
 use crate::screen::{Greeting, Screen};
 use crate::settings::Settings;
@@ -34,8 +35,8 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
     system.greet(keys.available);
     loop {
         tokio::select! {
-            event = system.a.next() => system.a.show(event, screen, None),
-            event = system.b.next() => system.b.show(event, screen, None),
+            event = system.a.next() => system.a.show(event, screen, &system.traces),
+            event = system.b.next() => system.b.show(event, screen, &system.traces),
             key = keys.next() => match key {
                 'a' => system.a.toggle(screen)?,
                 'b' => system.b.toggle(screen)?,
@@ -56,21 +57,13 @@ struct System {
     screen: Screen,
     a: Slot,
     b: Slot,
-    traces: String,
+    traces: Traces,
 }
 
 impl System {
     async fn start(settings: &Settings, screen: Screen) -> Result<Self, Exit> {
-        let endpoint = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"]
-            .into_iter()
-            .find_map(|variable| std::env::var(variable).ok().filter(|value| !value.is_empty()));
-        let traces = match &endpoint {
-            Some(endpoint) => format!("exported to {}", without_credentials(endpoint)),
-            None => {
-                "not exported; set OTEL_EXPORTER_OTLP_ENDPOINT to send them somewhere".to_owned()
-            }
-        };
-        let env = shared_env();
+        let traces = Traces::start(&settings.jaeger).await?;
+        let env = shared_env(&traces);
 
         let mut a_env = env.clone();
         a_env.push(("FAULTS_ENABLED", "true".into()));
@@ -90,21 +83,22 @@ impl System {
             b: &self.b.plan.address.to_string(),
             a_pid: self.a.pid(),
             b_pid: self.b.pid(),
-            traces: &self.traces,
+            traces: &self.traces.to_string(),
             keys,
         });
     }
 
-    /// Callers first, so that no call finds its service gone.
+    /// Callers first, so that no call finds its service gone; Jaeger last, for their last spans.
     async fn stop(&mut self) {
         let screen = self.screen;
         self.b.stop(screen).await;
         self.a.stop(screen).await;
+        self.traces.stop().await;
     }
 }
 
 /// What all services are told.
-fn shared_env() -> Vec<(&'static str, OsString)> {
+fn shared_env(traces: &Traces) -> Vec<(&'static str, OsString)> {
     let mut env = Vec::new();
     // The line that says where a service listens is needed here, whatever else is filtered.
     let filter = std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty());
@@ -114,15 +108,8 @@ fn shared_env() -> Vec<(&'static str, OsString)> {
     if std::env::var_os("OTEL_BSP_SCHEDULE_DELAY").is_none() {
         env.push(("OTEL_BSP_SCHEDULE_DELAY", "200".into()));
     }
+    env.extend(traces.env());
     env
-}
-
-/// `scheme://host:port`, for a URL of whatever form.
-fn without_credentials(url: &str) -> &str {
-    match (url.split_once("://"), url.rsplit_once('@')) {
-        (_, Some((_, host))) => host,
-        _ => url,
-    }
 }
 
 /// A service and, while it runs, its process.
@@ -178,10 +165,13 @@ impl Slot {
         }
     }
 
-    fn show(&mut self, event: Option<Event>, screen: Screen, link: Option<&str>) {
+    fn show(&mut self, event: Option<Event>, screen: Screen, traces: &Traces) {
         let mark = self.plan.mark;
         match event {
-            Some(Event::Line(line)) => screen.log(mark, &line, link),
+            Some(Event::Line(line)) => {
+                let link = failed_trace(&line).and_then(|id| traces.link(id));
+                screen.log(mark, &line, link.as_deref());
+            }
             Some(Event::Complaint(line)) => screen.log(mark, &line, None),
             Some(Event::Ended(status)) => {
                 let how = if self.stopping { "stopped".to_owned() } else { describe(status) };
@@ -256,6 +246,16 @@ fn listening_address(line: &str) -> Option<SocketAddr> {
     })
 }
 
+/// The trace id in the line of a request that failed, in either log format.
+fn failed_trace(line: &str) -> Option<&str> {
+    let failed = line.contains(" level=error ") || line.contains("\"level\":\"error\"");
+    [" trace_id=", "\"trace_id\":\""].into_iter().filter(|_| failed).find_map(|key| {
+        // The last one is ours: what stands before may quote a caller.
+        let (_, rest) = line.rsplit_once(key)?;
+        rest.get(..32).filter(|id| id.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -273,8 +273,19 @@ mod tests {
     }
 
     #[test]
-    fn credentials_are_not_shown() {
-        assert_eq!(without_credentials("http://user:pw@c:4317"), "c:4317");
-        assert_eq!(without_credentials("http://c:4317"), "http://c:4317");
+    fn a_failed_request_has_a_trace_to_open() {
+        let id = "0af7651916cd43dd8448eb211c80319c";
+        for line in [
+            format!(
+                "t level=error service=B error=\"timeout\" trace_id={id} span_id=b7ad6b7169203331"
+            ),
+            format!(
+                r#"{{"ts":"t","level":"error","trace_id":"{id}","span_id":"b7ad6b7169203331"}}"#
+            ),
+        ] {
+            assert_eq!(failed_trace(&line), Some(id));
+            assert_eq!(failed_trace(&line.replace("error", "info")), None);
+        }
+        assert_eq!(failed_trace("t level=error msg=\"no trace_id=here\""), None);
     }
 }

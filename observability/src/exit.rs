@@ -1,6 +1,7 @@
 //! How a service's process ends: a message for a person and an exit code for a supervisor.
 
 use std::fmt;
+use std::io::Write;
 use std::process::ExitCode;
 
 /// Why a process ends before its time. Code 2 is a matter of settings, 1 anything else; `--help`
@@ -15,6 +16,11 @@ impl Exit {
     /// A failure with exit code 1.
     pub fn failure(message: impl Into<String>) -> Self {
         Self { code: 1, message: message.into(), usage: None }
+    }
+
+    /// What was asked for is this text, for stdout; exit code 0.
+    pub fn message(text: impl Into<String>) -> Self {
+        Self { code: 0, message: text.into(), usage: None }
     }
 
     /// An end that is no failure, with exit code 0.
@@ -75,8 +81,9 @@ pub fn exit_code(result: Result<(), Exit>) -> ExitCode {
     // A closed stderr is no reason to end differently, so results of writing are passed over.
     if let Some(usage) = &exit.usage {
         let _ = usage.print();
-    } else if !exit.message.is_empty() {
-        use std::io::Write;
+    } else if exit.code == 0 {
+        let _ = std::io::stdout().write_all(exit.message.as_bytes());
+    } else {
         let _ = writeln!(std::io::stderr(), "{exit}");
     }
     ExitCode::from(exit.code)
