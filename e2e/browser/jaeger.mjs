@@ -176,7 +176,7 @@ function watch(page) {
 
 async function run(browser) {
   const both = await traces();
-  const page = await browser.newPage({ viewport: { width: 1200, height: 420 } });
+  const page = await browser.newPage();
   page.setDefaultTimeout(DEADLINE_MS);
   const wrong = watch(page);
   await findByService(page, 'service-a', both.good);
@@ -185,7 +185,10 @@ async function run(browser) {
   await compare(page, both);
   await systemArchitecture(page);
   await openTrace(page, both.good, false);
-  if (options.screenshot) await page.screenshot({ path: options.screenshot });
+  if (options.screenshot) {
+    await page.setViewportSize({ width: 1200, height: 360 });
+    await page.screenshot({ path: options.screenshot });
+  }
   check(wrong.length === 0, `behind the pages:\n${wrong.join('\n')}`);
 }
 
@@ -194,6 +197,7 @@ let browser;
 try {
   browser = await chromium.launchPersistentContext(profile, {
     executablePath: options.chromium,
+    viewport: { width: 1200, height: 800 },
     args: [
       '--no-sandbox',
       '--disable-gpu',

@@ -14,10 +14,7 @@ use support::{call_echo, now_ns, request};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let any_port = "127.0.0.1:0".parse()?;
-    let settings =
-        Settings { otlp_grpc: any_port, otlp_http: any_port, ui: any_port, ..Settings::default() };
-    let jaeger = embedded_jaeger::start(settings).await?;
+    let jaeger = embedded_jaeger::start(Settings::on_free_ports()).await?;
     let mut client =
         TraceServiceClient::connect(format!("http://{}", jaeger.otlp_grpc_addr())).await?;
     for (trace, failed) in [(1, false), (2, true)] {

@@ -70,15 +70,22 @@ pub struct Settings {
     pub limits: Limits,
 }
 
+impl Settings {
+    /// Free ports of loopback, for tests and for several at once.
+    pub fn on_free_ports() -> Self {
+        Self::on_loopback(0, 0, 0)
+    }
+
+    fn on_loopback(otlp_grpc: u16, otlp_http: u16, ui: u16) -> Self {
+        let [otlp_grpc, otlp_http, ui] =
+            [otlp_grpc, otlp_http, ui].map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        Self { otlp_grpc, otlp_http, ui, limits: Limits::default() }
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
-        let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        Self {
-            otlp_grpc: loopback(4317),
-            otlp_http: loopback(4318),
-            ui: loopback(16686),
-            limits: Limits::default(),
-        }
+        Self::on_loopback(4317, 4318, 16686)
     }
 }
 

@@ -26,6 +26,20 @@ const EXPORT: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Expor
 #[derive(Clone)]
 pub(crate) struct TraceService(pub(crate) Arc<Store>);
 
+impl TraceService {
+    /// Turns tonic's OUT_OF_RANGE for a large message, which OTLP tells exporters to try again,
+    /// into RESOURCE_EXHAUSTED, after which they drop it; and counts either.
+    fn refusal_counted(&self, answer: http::Response<Body>) -> http::Response<Body> {
+        match Status::from_header_map(answer.headers()) {
+            Some(status) if matches!(status.code(), Code::OutOfRange | Code::ResourceExhausted) => {
+                self.0.count(|stats| stats.refused_requests += 1);
+                Status::resource_exhausted(status.message()).into_http()
+            }
+            _ => answer,
+        }
+    }
+}
+
 impl NamedService for TraceService {
     const NAME: &'static str = "opentelemetry.proto.collector.trace.v1.TraceService";
 }
@@ -49,12 +63,7 @@ impl Service<http::Request<Body>> for TraceService {
             let mut server = Grpc::new(Export)
                 .max_decoding_message_size(service.0.limits().max_request_bytes)
                 .accept_compressed(CompressionEncoding::Gzip);
-            let answer = server.unary(service.clone(), request).await;
-            let code = Status::from_header_map(answer.headers()).map(|status| status.code());
-            if matches!(code, Some(Code::OutOfRange | Code::ResourceExhausted)) {
-                service.0.count(|stats| stats.refused_requests += 1);
-            }
-            Ok(answer)
+            Ok(service.refusal_counted(server.unary(service.clone(), request).await))
         })
     }
 }

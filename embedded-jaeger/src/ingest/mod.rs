@@ -228,3 +228,85 @@ fn kind(span: &Span) -> SpanKind {
         span::SpanKind::Consumer => SpanKind::Consumer,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+    use opentelemetry_proto::tonic::common::v1::{AnyValue, ArrayValue, KeyValue};
+    use opentelemetry_proto::tonic::trace::v1::span::{Event, Link};
+    use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Status};
+
+    use super::*;
+    use crate::render::Traces;
+    use crate::store::Limits;
+
+    /// A request that has every field a reader looks at.
+    fn full_request() -> Vec<u8> {
+        let value = |value| Some(AnyValue { value: Some(value) });
+        let array = ArrayValue { values: vec![AnyValue { value: Some(Value::IntValue(-1)) }] };
+        let attribute = |key: &str, of| KeyValue {
+            key: key.to_owned(),
+            value: value(of),
+            ..KeyValue::default()
+        };
+        let span = |id: u8| Span {
+            trace_id: vec![1; 16],
+            span_id: vec![id; 8],
+            parent_span_id: vec![id - 1; 8],
+            name: "work".to_owned(),
+            kind: span::SpanKind::Server as i32,
+            start_time_unix_nano: 1,
+            end_time_unix_nano: 2,
+            attributes: vec![attribute("list", Value::ArrayValue(array.clone()))],
+            events: vec![Event { name: "event".to_owned(), ..Event::default() }],
+            links: vec![Link { trace_id: vec![1; 16], span_id: vec![2; 8], ..Link::default() }],
+            status: Some(Status { code: StatusCode::Error as i32, message: "bad".to_owned() }),
+            ..Span::default()
+        };
+        let resource = Resource {
+            attributes: vec![attribute("service.name", Value::StringValue("a".to_owned()))],
+            ..Resource::default()
+        };
+        let scope_spans = ScopeSpans {
+            scope: Some(InstrumentationScope::default()),
+            spans: vec![span(1), span(2)],
+            ..ScopeSpans::default()
+        };
+        let resource_spans = ResourceSpans {
+            resource: Some(resource),
+            scope_spans: vec![scope_spans],
+            ..ResourceSpans::default()
+        };
+        ExportTraceServiceRequest { resource_spans: vec![resource_spans] }.encode_to_vec()
+    }
+
+    #[test]
+    fn a_request_with_any_one_bit_wrong_is_refused_or_makes_a_picture() {
+        let request = full_request();
+        let (mut refused, mut taken) = (0, 0);
+        for bit in 0..request.len() * 8 {
+            let mut damaged = request.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            let store = Store::new(Limits::default());
+            match export(&store, damaged.into()) {
+                Ok(_) => taken += 1,
+                Err(_) => refused += 1,
+            }
+            let traces = store.read(|traces| traces.cloned().collect());
+            let json = serde_json::to_vec(&Traces(traces)).unwrap();
+            serde_json::from_slice::<serde_json::Value>(&json).unwrap();
+        }
+        assert!(refused > 100 && taken > 100, "{refused} refused, {taken} taken");
+    }
+
+    #[test]
+    fn nothing_is_kept_of_a_request_cut_short() {
+        let request = full_request();
+        for length in 0..request.len() {
+            let store = Store::new(Limits::default());
+            let answer = export(&store, Bytes::copy_from_slice(&request[..length]));
+            assert_eq!(answer.is_ok(), length == 0, "cut at {length}");
+            assert_eq!(store.stats().spans, 0, "cut at {length}");
+        }
+    }
+}

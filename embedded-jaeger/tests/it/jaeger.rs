@@ -19,8 +19,7 @@ pub(crate) struct Jaeger {
 }
 
 pub(crate) fn any_ports(limits: Limits) -> Settings {
-    let any = "127.0.0.1:0".parse().unwrap();
-    Settings { otlp_grpc: any, otlp_http: any, ui: any, limits }
+    Settings { limits, ..Settings::on_free_ports() }
 }
 
 impl Jaeger {
