@@ -33,6 +33,10 @@ use crate::server::Failure;
 use crate::telemetry::Telemetry;
 use crate::trace_context;
 
+mod resilience;
+
+use resilience::{Breaker, RetryConnect};
+
 /// The largest body that [`CallJson::call_json`] reads, in bytes: what is longer is no answer.
 pub const MAX_JSON_BODY: usize = 1024 * 1024;
 
@@ -40,6 +44,9 @@ pub const MAX_JSON_BODY: usize = 1024 * 1024;
 pub struct ClientBuilder {
     telemetry: Telemetry,
     client: reqwest::ClientBuilder,
+    timeout: Option<Duration>,
+    connect_retries: u32,
+    breaker: Option<Breaker>,
 }
 
 impl fmt::Debug for ClientBuilder {
@@ -55,12 +62,30 @@ impl ClientBuilder {
             .redirect(reqwest::redirect::Policy::none())
             .dns_resolver(Arc::new(Resolver))
             .tcp_nodelay(true);
-        Self { telemetry, client }
+        Self { telemetry, client, timeout: None, connect_retries: 0, breaker: None }
     }
 
-    /// The time budget of a call in all: connect, headers and body.
-    pub fn timeout(self, timeout: Duration) -> Self {
+    /// The time budget of a call in all: connect, headers and body, retries included.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
         self.configure(|client| client.timeout(timeout))
+    }
+
+    /// Calls again, at most so often, where no connection could be made; off (0) unless asked for.
+    /// Over time at most a fifth of the calls, or one a second, is made again.
+    pub fn connect_retries(mut self, retries: u32) -> Self {
+        self.connect_retries = retries;
+        self
+    }
+
+    /// After so many failures in a row stops calling for a second or more; off (0) unless asked for.
+    /// A client with a breaker is for one service, the one at `url`.
+    pub fn circuit_breaker(mut self, url: &Url, failures: u32) -> Self {
+        self.breaker = (failures > 0).then(|| {
+            let metrics = self.telemetry.0.metrics.client(&Peer::of(url));
+            Breaker::new(failures, metrics.circuit_open())
+        });
+        self
     }
 
     /// A service that will be called: its error counters stand at 0 from now on, so that a rate is
@@ -84,8 +109,12 @@ impl ClientBuilder {
     /// # Errors
     /// Where reqwest cannot build it, as with a TLS set-up that does not load.
     pub fn build(self) -> Result<ClientWithMiddleware, reqwest::Error> {
-        let measure = Measure { telemetry: self.telemetry };
-        Ok(reqwest_middleware::ClientBuilder::new(self.client.build()?).with(measure).build())
+        let Self { telemetry, client, timeout, connect_retries, breaker } = self;
+        let mut builder = reqwest_middleware::ClientBuilder::new(client.build()?);
+        if connect_retries > 0 {
+            builder = builder.with(RetryConnect::new(telemetry.clone(), connect_retries, timeout));
+        }
+        Ok(builder.with(Measure { telemetry, breaker }).build())
     }
 }
 
@@ -208,6 +237,7 @@ impl From<CallError> for Failure {
 /// The middleware.
 struct Measure {
     telemetry: Telemetry,
+    breaker: Option<Breaker>,
 }
 
 #[async_trait::async_trait]
@@ -218,7 +248,12 @@ impl Middleware for Measure {
         extensions: &mut Extensions,
         next: Next<'_>,
     ) -> reqwest_middleware::Result<Response> {
+        if let Some(Err(open)) = self.breaker.as_ref().map(Breaker::permit) {
+            self.telemetry.0.metrics.client(&Peer::of(request.url())).not_called();
+            return Err(reqwest_middleware::Error::middleware(open));
+        }
         let (mut call, span) = Call::start(&self.telemetry, &request);
+        call.breaker = self.breaker.clone();
         trace_context::inject(call.cx.span().span_context(), request.headers_mut());
         let slot = extensions.get::<CallSlot>().cloned();
         let result = next.run(request, extensions).instrument(span).await;
@@ -268,6 +303,7 @@ struct Call {
     /// The span ends when its last handle is dropped.
     _span: Span,
     status: Option<StatusCode>,
+    breaker: Option<Breaker>,
     finished: bool,
 }
 
@@ -295,10 +331,19 @@ impl Call {
         active.increment(1);
         let started = Instant::now();
         let _span = span.clone();
-        (
-            Self { peer, started, method, url, active, cx, _span, status: None, finished: false },
-            span,
-        )
+        let call = Self {
+            peer,
+            started,
+            method,
+            url,
+            active,
+            cx,
+            _span,
+            status: None,
+            breaker: None,
+            finished: false,
+        };
+        (call, span)
     }
 
     fn finish(&mut self, error: Option<ErrorKind>) {
@@ -308,6 +353,9 @@ impl Call {
         let duration = self.started.elapsed();
         let error = error
             .or_else(|| self.status.filter(|status| !status.is_success()).map(ErrorKind::Status));
+        if let Some(breaker) = &self.breaker {
+            breaker.observe(error);
+        }
         self.active.decrement(1);
         self.peer.request(Outcome { method: self.method, status: self.status, error }, duration);
         let span = self.cx.span();

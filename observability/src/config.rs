@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -80,6 +81,13 @@ pub const DRAIN_DELAY_MS: Setting = Setting {
     default: Some("0"),
     help: "After a stop signal, go on taking work this long while /readyz says 503",
 };
+/// How many requests are served at a time.
+pub const MAX_CONCURRENT_REQUESTS: Setting = Setting {
+    variable: "MAX_CONCURRENT_REQUESTS",
+    value: "N",
+    default: Some("512"),
+    help: "Requests served at a time; what is more is answered 503, error `overload`, at once",
+};
 /// How log lines are written.
 pub const LOG_FORMAT: Setting = Setting {
     variable: "LOG_FORMAT",
@@ -95,8 +103,15 @@ pub const RUST_LOG: Setting = Setting {
     help: "Log filter, as in info,access=warn; `access` are the lines of requests",
 };
 
-const COMMON: [Setting; 6] =
-    [LISTEN_ADDR, ADMIN_ADDR, SHUTDOWN_TIMEOUT_MS, DRAIN_DELAY_MS, LOG_FORMAT, RUST_LOG];
+const COMMON: [Setting; 7] = [
+    LISTEN_ADDR,
+    ADMIN_ADDR,
+    SHUTDOWN_TIMEOUT_MS,
+    DRAIN_DELAY_MS,
+    MAX_CONCURRENT_REQUESTS,
+    LOG_FORMAT,
+    RUST_LOG,
+];
 
 /// The longest duration a setting takes: a day.
 const MAX_MS: u64 = 24 * 60 * 60 * 1000;
@@ -114,6 +129,8 @@ pub struct Config {
     pub shutdown_timeout: Duration,
     /// [`DRAIN_DELAY_MS`]
     pub drain_delay: Duration,
+    /// [`MAX_CONCURRENT_REQUESTS`]
+    pub max_concurrent_requests: NonZeroUsize,
     /// [`LOG_FORMAT`]
     pub log_format: LogFormat,
     /// [`RUST_LOG`]
@@ -146,6 +163,9 @@ impl Config {
             admin_addr: reader.read(&ADMIN_ADDR),
             shutdown_timeout: reader.milliseconds(&SHUTDOWN_TIMEOUT_MS),
             drain_delay: reader.milliseconds(&DRAIN_DELAY_MS),
+            max_concurrent_requests: reader
+                .read(&MAX_CONCURRENT_REQUESTS)
+                .unwrap_or(NonZeroUsize::MAX),
             log_format: reader.read(&LOG_FORMAT).unwrap_or_default(),
             log_filter: reader.read(&RUST_LOG).unwrap_or_default(),
             otel: OtelConfig::read(reader),

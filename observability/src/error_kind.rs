@@ -29,12 +29,17 @@ pub enum ErrorKind {
     Status(StatusCode),
     /// Our own caller went away first: never an error of the peer's.
     Canceled,
+    /// The peer was not called, since the circuit breaker is open.
+    CircuitOpen,
+    /// The request was not taken, since too many are being served already.
+    Overload,
     /// Anything else.
     Other,
 }
 
 impl ErrorKind {
-    /// Every kind that has a name of its own; [`ErrorKind::Status`] is named by its code.
+    /// Every kind of failed call that has a name of its own; [`ErrorKind::Status`] is named by its
+    /// code, and a call that is never made ([`ErrorKind::CircuitOpen`]) needs a circuit breaker.
     pub const NAMED: [Self; 9] = [
         Self::Timeout,
         Self::Refused,
@@ -59,6 +64,8 @@ impl ErrorKind {
             Self::Decode => "decode",
             Self::Status(status) => status.as_str(),
             Self::Canceled => "canceled",
+            Self::CircuitOpen => "circuit_open",
+            Self::Overload => "overload",
             Self::Other => "other",
         }
     }
@@ -75,6 +82,8 @@ impl ErrorKind {
             Self::Decode => "decode".into(),
             Self::Status(status) => status.as_str().to_owned().into(),
             Self::Canceled => "canceled".into(),
+            Self::CircuitOpen => "circuit_open".into(),
+            Self::Overload => "overload".into(),
             Self::Other => "other".into(),
         }
     }
@@ -125,6 +134,9 @@ impl ErrorKind {
     fn of_cause(error: &(dyn Error + 'static)) -> Option<Self> {
         if error.is::<DnsError>() {
             return Some(Self::Dns);
+        }
+        if error.is::<CircuitOpen>() {
+            return Some(Self::CircuitOpen);
         }
         #[cfg(feature = "tls")]
         if error.is::<rustls::Error>() {
@@ -179,6 +191,18 @@ impl fmt::Display for DnsError {
 }
 
 impl Error for DnsError {}
+
+/// A call that was not made.
+#[derive(Debug)]
+pub(crate) struct CircuitOpen;
+
+impl fmt::Display for CircuitOpen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not called: the last calls failed, and the circuit breaker is open")
+    }
+}
+
+impl Error for CircuitOpen {}
 
 /// An error and all its causes on one line, outermost first, each said once.
 pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {

@@ -35,6 +35,10 @@ pub const CLIENT_DURATION: &str = "http_client_request_duration_seconds";
 pub const CLIENT_ACTIVE: &str = "http_client_active_requests";
 /// Failed calls by error kind.
 pub const CLIENT_ERRORS: &str = "http_client_request_errors_total";
+/// Calls that were made again since no connection could be made.
+pub const CLIENT_RETRIES: &str = "http_client_request_retries_total";
+/// 1 while the circuit breaker keeps calls from being made, 0 otherwise.
+pub const CLIENT_CIRCUIT_OPEN: &str = "http_client_circuit_breaker_open";
 /// Sampled spans that were started.
 pub const SPANS_STARTED: &str = "otel_sdk_span_started_total";
 /// Spans that left the queue for the exporter, and those the queue refused.
@@ -251,6 +255,20 @@ impl PeerMetrics {
         self.durations.get(&outcome, register).record(duration.as_secs_f64());
     }
 
+    /// A call that was not made, since the circuit breaker is open.
+    pub(crate) fn not_called(&self) {
+        self.errors(ErrorKind::CircuitOpen).increment(1);
+    }
+
+    /// A call that is made again.
+    pub(crate) fn retried(&self) {
+        counter(&self.recorder, CLIENT_RETRIES, self.peer.labels()).increment(1);
+    }
+
+    pub(crate) fn circuit_open(&self) -> Gauge {
+        gauge(&self.recorder, CLIENT_CIRCUIT_OPEN, self.peer.labels())
+    }
+
     fn errors(&self, kind: ErrorKind) -> Counter {
         self.errors.get(&kind, || {
             let mut labels = self.peer.labels();
@@ -381,6 +399,8 @@ fn describe(recorder: &PrometheusRecorder) {
     histogram(CLIENT_DURATION, "Duration of calls, from start to the end of the response body.");
     gauge(CLIENT_ACTIVE, "Calls under way.");
     counter(CLIENT_ERRORS, "Failed calls, by error kind.");
+    counter(CLIENT_RETRIES, "Calls that were made again since no connection could be made.");
+    gauge(CLIENT_CIRCUIT_OPEN, "1 while the circuit breaker keeps calls from being made.");
     counter(SPANS_STARTED, "Sampled spans that were started.");
     counter(
         SPANS_PROCESSED,

@@ -5,6 +5,7 @@ use std::future::pending;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -12,7 +13,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::config::Config;
@@ -20,7 +21,14 @@ use crate::exit::Exit;
 use crate::telemetry::Telemetry;
 
 /// How long a connection may take to send a request's head, and stand idle between two.
-const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
+const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bytes of a request's head, target included; what is longer is answered 431 or 414. hyper itself
+/// takes 100 headers at most.
+const MAX_HEAD: usize = 64 * 1024;
+
+/// Connections open at a time; the next ones wait to be accepted.
+const MAX_CONNECTIONS: usize = 8192;
 
 /// Pause after a failed accept, as when the process has no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -176,9 +184,15 @@ fn greet(telemetry: &Telemetry, listener: &TcpListener, admin: Option<&TcpListen
 /// Accepts until dropped.
 async fn accept(listener: &TcpListener, router: Router, connections: &watch::Receiver<Phase>) {
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEADER_READ_TIMEOUT);
+    http.timer(TokioTimer::new())
+        .header_read_timeout(HEADER_READ_TIMEOUT)
+        .max_header_size(MAX_HEAD)
+        .max_buf_size(2 * MAX_HEAD);
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut failing = false;
     loop {
+        // Fails only where the semaphore is closed, which nobody does.
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) if is_of_one_connection(&error) => continue,
@@ -197,6 +211,7 @@ async fn accept(listener: &TcpListener, router: Router, connections: &watch::Rec
         let connection = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
         let mut phase = connections.clone();
         tokio::spawn(async move {
+            let _place = place;
             tokio::pin!(connection);
             loop {
                 tokio::select! {

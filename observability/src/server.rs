@@ -7,6 +7,7 @@
 use std::any::Any;
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::atomic::Ordering;
 use std::task::{Context as TaskContext, Poll, ready};
 use std::time::Instant;
 
@@ -75,6 +76,17 @@ impl Telemetry {
     }
 }
 
+/// The answer to a request that is one too many.
+fn overloaded() -> Response {
+    let body = axum::Json(serde_json::json!({"error": ErrorKind::Overload.as_str()}));
+    let status = StatusCode::SERVICE_UNAVAILABLE;
+    let mut response = (status, [(header::RETRY_AFTER, "1")], body).into_response();
+    let details = "too many requests are being served".to_owned();
+    let failure = Failure { kind: ErrorKind::Overload, details, http_status: status };
+    response.extensions_mut().insert(failure);
+    response
+}
+
 fn panicked(_: Box<dyn Any + Send>) -> http::Response<Body> {
     let status = StatusCode::INTERNAL_SERVER_ERROR;
     let details = "the handler panicked".to_owned();
@@ -140,14 +152,16 @@ where
         // Where spans are switched off, nobody else makes the trace's context the current one.
         let attach = exchange.telemetry.0.config.otel.disabled.then(|| exchange.cx.clone());
         let _attached = attach.clone().map(Context::attach);
-        MeasureFuture { inner: self.inner.call(request), exchange: Some(exchange), attach }
+        let inner = exchange.is_admitted.then(|| self.inner.call(request));
+        MeasureFuture { inner, exchange: Some(exchange), attach }
     }
 }
 
 pin_project! {
     struct MeasureFuture<F> {
+        // Absent where the request is not admitted.
         #[pin]
-        inner: F,
+        inner: Option<F>,
         exchange: Option<Exchange>,
         attach: Option<Context>,
     }
@@ -164,9 +178,15 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let _attached = this.attach.clone().map(Context::attach);
-        let Ok(mut response) = ready!(this.inner.poll(cx));
+        let mut response = match this.inner.as_pin_mut() {
+            Some(inner) => {
+                let Ok(response) = ready!(inner.poll(cx));
+                response.map(Body::new)
+            }
+            None => overloaded(),
+        };
         let Some(mut exchange) = this.exchange.take() else {
-            return Poll::Ready(Ok(response.map(Body::new)));
+            return Poll::Ready(Ok(response));
         };
         exchange.answer(&mut response);
         let complete = exchange.is_head || response.body().is_end_stream();
@@ -232,6 +252,7 @@ struct Exchange {
     is_head: bool,
     route: Option<MatchedPath>,
     active: Gauge,
+    is_admitted: bool,
     cx: Context,
     status: Option<StatusCode>,
     failure: Option<Failure>,
@@ -253,6 +274,8 @@ impl Exchange {
         describe(&cx, request, method, route.as_ref());
         let active = telemetry.0.metrics.server_active(method);
         active.increment(1);
+        let already = telemetry.0.in_flight.fetch_add(1, Ordering::Relaxed);
+        let is_admitted = already < telemetry.0.config.max_concurrent_requests.get();
         Self {
             telemetry,
             started,
@@ -260,6 +283,7 @@ impl Exchange {
             is_head: request.method() == http::Method::HEAD,
             route,
             active,
+            is_admitted,
             cx,
             status: None,
             failure: None,
@@ -288,6 +312,7 @@ impl Exchange {
         }
         let latency = self.started.elapsed();
         self.active.decrement(1);
+        self.telemetry.0.in_flight.fetch_sub(1, Ordering::Relaxed);
         let failed = self.status.is_some_and(|status| status.is_server_error());
         let error = match (&broken, &self.failure, self.status) {
             (Some((kind, _)), _, _) => Some(*kind),

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -39,6 +39,7 @@ pub(crate) struct Inner {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) logger: Logger,
     pub(crate) ready: AtomicBool,
+    pub(crate) in_flight: AtomicUsize,
     provider: SdkTracerProvider,
     exporter: Option<Exporter>,
 }
@@ -104,8 +105,9 @@ impl Telemetry {
         let log = LogLayer::new(logger.clone()).with_filter(config.log_filter.clone());
         let subscriber = tracing_subscriber::registry().with(spans).with(log);
         let ready = AtomicBool::new(true);
+        let in_flight = AtomicUsize::new(0);
         let config = config.clone();
-        let inner = Inner { config, metrics, logger, ready, provider, exporter };
+        let inner = Inner { config, metrics, logger, ready, in_flight, provider, exporter };
         Ok((Self(Arc::new(inner)), subscriber))
     }
 

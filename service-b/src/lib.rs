@@ -42,6 +42,24 @@ pub const SERVICE_A_TIMEOUT_MS: Setting = Setting {
     help: "Time budget of a call of A in all: connect, headers and body",
 };
 
+/// Whether calls are made again.
+pub const SERVICE_A_CONNECT_RETRIES: Setting = Setting {
+    variable: "SERVICE_A_CONNECT_RETRIES",
+    value: "N",
+    default: Some("0"),
+    help: "Call A again, at most so often and within the time budget, where no connection is made",
+};
+/// Whether there is a circuit breaker.
+pub const SERVICE_A_BREAKER_FAILURES: Setting = Setting {
+    variable: "SERVICE_A_BREAKER_FAILURES",
+    value: "N",
+    default: Some("0"),
+    help: "After so many failures in a row stop calling A for a second or more; 0 is never",
+};
+
+const SETTINGS: [Setting; 4] =
+    [SERVICE_A_URL, SERVICE_A_TIMEOUT_MS, SERVICE_A_CONNECT_RETRIES, SERVICE_A_BREAKER_FAILURES];
+
 /// The settings of service B.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -51,6 +69,10 @@ pub struct Settings {
     pub service_a_url: Url,
     /// [`SERVICE_A_TIMEOUT_MS`]
     pub service_a_timeout: Duration,
+    /// [`SERVICE_A_CONNECT_RETRIES`]
+    pub service_a_connect_retries: u32,
+    /// [`SERVICE_A_BREAKER_FAILURES`]
+    pub service_a_breaker_failures: u32,
 }
 
 impl Settings {
@@ -59,17 +81,24 @@ impl Settings {
     /// # Errors
     /// `--help`, `--version`, `--health-check`, or bad settings, all of them named.
     pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Self, Exit> {
-        let reader = Reader::from_args(SERVICE, &[SERVICE_A_URL, SERVICE_A_TIMEOUT_MS], args)?;
-        let (common, (url, service_a_timeout)) = reader.finish(|reader| {
+        let reader = Reader::from_args(SERVICE, &SETTINGS, args)?;
+        let (common, (url, timeout, retries, failures)) = reader.finish(|reader| {
             let url = reader.read_with(&SERVICE_A_URL, parse_url);
             let timeout = reader.milliseconds(&SERVICE_A_TIMEOUT_MS);
             if timeout.is_zero() {
                 reader.problem(&SERVICE_A_TIMEOUT_MS, "expected at least 1 millisecond");
             }
-            (url, timeout)
+            let retries = reader.read(&SERVICE_A_CONNECT_RETRIES).unwrap_or_default();
+            let failures = reader.read(&SERVICE_A_BREAKER_FAILURES).unwrap_or_default();
+            (url, timeout, retries, failures)
         })?;
-        let service_a_url = url.ok_or_else(|| Exit::failure("SERVICE_A_URL: missing"))?;
-        Ok(Self { common, service_a_url, service_a_timeout })
+        Ok(Self {
+            common,
+            service_a_url: url.ok_or_else(|| Exit::failure("SERVICE_A_URL: missing"))?,
+            service_a_timeout: timeout,
+            service_a_connect_retries: retries,
+            service_a_breaker_failures: failures,
+        })
     }
 }
 
@@ -105,6 +134,8 @@ pub async fn run(
         .client()
         .timeout(settings.service_a_timeout)
         .peer(&settings.service_a_url)
+        .connect_retries(settings.service_a_connect_retries)
+        .circuit_breaker(&settings.service_a_url, settings.service_a_breaker_failures)
         .build()?;
     let service_a = ServiceA::new(client, &settings.service_a_url);
     telemetry.server(router(service_a)).stop_when(stop).run().await

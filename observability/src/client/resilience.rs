@@ -1,0 +1,177 @@
+//! What may be put around calls: a circuit breaker, and retries of calls that never got through.
+//!
+//! Both are off unless asked for. A retry is for a connection that could not be made: nothing was sent,
+//! so that nothing can happen twice. Both keep the time budget of the call and show in metrics and as
+//! events of the caller's span.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use failsafe::backoff::{self, Exponential};
+use failsafe::failure_policy::{self, ConsecutiveFailures};
+use failsafe::{Instrument, StateMachine};
+use http::Extensions;
+use metrics::Gauge;
+use opentelemetry::trace::TraceContextExt;
+use opentelemetry::{Context, KeyValue};
+use reqwest::{Request, Response};
+use reqwest_middleware::{Middleware, Next};
+use tokio::time::{Instant, sleep};
+use tower::retry::budget::{Budget, TpsBudget};
+
+use crate::error_kind::{CircuitOpen, ErrorKind};
+use crate::metrics::Peer;
+use crate::telemetry::Telemetry;
+
+/// How long an open breaker stays open, the first time and at most.
+const OPEN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// Pause before a retry.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+
+/// Of the calls of the last ten seconds, this share may be retried, and one a second in any case.
+const RETRY_SHARE: f32 = 0.2;
+
+/// Stops calling a peer that fails, and tries again after a while. One for each client.
+#[derive(Debug, Clone)]
+pub(super) struct Breaker(StateMachine<ConsecutiveFailures<Exponential>, Shown>);
+
+impl Breaker {
+    pub(super) fn new(failures: u32, open: Gauge) -> Self {
+        // The jittered ones count in whole seconds too, and so begin at none at all.
+        let backoff = backoff::exponential(OPEN.0, OPEN.1);
+        let policy = failure_policy::consecutive_failures(failures, backoff);
+        Self(StateMachine::new(policy, Shown(open)))
+    }
+
+    /// Whether a call may be made now.
+    pub(super) fn permit(&self) -> Result<(), CircuitOpen> {
+        if self.0.is_call_permitted() {
+            return Ok(());
+        }
+        Context::map_current(|cx| cx.span().add_event("circuit breaker is open", Vec::new()));
+        Err(CircuitOpen)
+    }
+
+    /// How a call ended. A caller that went away says nothing about the peer, nor does a 4xx.
+    pub(super) fn observe(&self, error: Option<ErrorKind>) {
+        match error {
+            Some(ErrorKind::Canceled) => {}
+            Some(ErrorKind::Status(status)) if !status.is_server_error() => self.0.on_success(),
+            Some(_) => self.0.on_error(),
+            None => self.0.on_success(),
+        }
+    }
+}
+
+/// The breaker's state as a metric and a log line.
+#[derive(Clone)]
+struct Shown(Gauge);
+
+impl Instrument for Shown {
+    fn on_call_rejected(&self) {}
+
+    fn on_open(&self) {
+        self.0.set(1.0);
+        tracing::warn!("circuit breaker opens");
+    }
+
+    fn on_half_open(&self) {
+        self.0.set(0.0);
+    }
+
+    fn on_closed(&self) {
+        self.0.set(0.0);
+    }
+}
+
+/// Makes a call again whose connection could not be made.
+pub(super) struct RetryConnect {
+    telemetry: Telemetry,
+    retries: u32,
+    timeout: Option<Duration>,
+    budget: Arc<TpsBudget>,
+}
+
+impl RetryConnect {
+    pub(super) fn new(telemetry: Telemetry, retries: u32, timeout: Option<Duration>) -> Self {
+        let budget = Arc::new(TpsBudget::new(Duration::from_secs(10), 1, RETRY_SHARE));
+        Self { telemetry, retries, timeout, budget }
+    }
+}
+
+#[async_trait::async_trait]
+impl Middleware for RetryConnect {
+    async fn handle(
+        &self,
+        request: Request,
+        extensions: &mut Extensions,
+        next: Next<'_>,
+    ) -> reqwest_middleware::Result<Response> {
+        let deadline =
+            request.timeout().copied().or(self.timeout).map(|limit| Instant::now() + limit);
+        self.budget.deposit();
+        let mut request = request;
+        for retry in 1..=self.retries {
+            // A body that is a stream can be sent once.
+            let Some(again) = request.try_clone() else { break };
+            let error = match next.clone().run(request, extensions).await {
+                Ok(response) => return Ok(response),
+                Err(error) => error,
+            };
+            let kind = ErrorKind::of_middleware(&error);
+            let in_time = deadline.is_none_or(|end| Instant::now() + RETRY_PAUSE < end);
+            if !is_unsent(kind) || !in_time || !self.budget.withdraw() {
+                return Err(error);
+            }
+            self.count(&again, retry, kind);
+            sleep(RETRY_PAUSE).await;
+            request = again;
+            *request.timeout_mut() = deadline.map(|end| end - Instant::now());
+        }
+        next.run(request, extensions).await
+    }
+}
+
+impl RetryConnect {
+    fn count(&self, request: &Request, retry: u32, kind: ErrorKind) {
+        self.telemetry.0.metrics.client(&Peer::of(request.url())).retried();
+        Context::map_current(|cx| {
+            let attributes = vec![
+                KeyValue::new("http.request.resend_count", i64::from(retry)),
+                KeyValue::new("error.type", kind.to_cow()),
+            ];
+            cx.span().add_event("retry", attributes);
+        });
+    }
+}
+
+/// Nothing of the request has left: no connection was made.
+fn is_unsent(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::Refused | ErrorKind::Unreachable | ErrorKind::Dns)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::StatusCode;
+
+    #[test]
+    fn a_breaker_opens_after_failures_in_a_row_and_counts_only_the_peers() {
+        let breaker = Breaker::new(2, Gauge::noop());
+        for harmless in
+            [None, Some(ErrorKind::Canceled), Some(ErrorKind::Status(StatusCode::NOT_FOUND))]
+        {
+            breaker.observe(Some(ErrorKind::Timeout));
+            breaker.observe(harmless);
+            if harmless == Some(ErrorKind::Canceled) {
+                // Says nothing either way, so that the row goes on; begin a new one.
+                breaker.observe(None);
+            }
+            assert!(breaker.permit().is_ok(), "{harmless:?}");
+        }
+        breaker.observe(Some(ErrorKind::Timeout));
+        breaker.observe(Some(ErrorKind::Status(StatusCode::BAD_GATEWAY)));
+        assert!(breaker.permit().is_err());
+    }
+}
