@@ -112,24 +112,31 @@ impl Middleware for RetryConnect {
             request.timeout().copied().or(self.timeout).map(|limit| Instant::now() + limit);
         self.budget.deposit();
         let mut request = request;
-        for retry in 1..=self.retries {
+        let mut retry = 0;
+        let mut first_error = None;
+        loop {
             // A body that is a stream can be sent once.
-            let Some(again) = request.try_clone() else { break };
+            let again = if retry < self.retries { request.try_clone() } else { None };
             let error = match next.clone().run(request, extensions).await {
                 Ok(response) => return Ok(response),
                 Err(error) => error,
             };
             let kind = ErrorKind::of_middleware(&error);
             let in_time = deadline.is_none_or(|end| Instant::now() + RETRY_PAUSE < end);
-            if !is_unsent(kind) || !in_time || !self.budget.withdraw() {
-                return Err(error);
+            match again {
+                Some(again) if is_unsent(kind) && in_time && self.budget.withdraw() => {
+                    retry += 1;
+                    self.count(&again, retry, kind);
+                    first_error.get_or_insert(error);
+                    sleep(RETRY_PAUSE).await;
+                    request = again;
+                    *request.timeout_mut() = deadline.map(|end| end - Instant::now());
+                }
+                // Why the breaker opened says more than that it did.
+                _ if kind == ErrorKind::CircuitOpen => return Err(first_error.unwrap_or(error)),
+                _ => return Err(error),
             }
-            self.count(&again, retry, kind);
-            sleep(RETRY_PAUSE).await;
-            request = again;
-            *request.timeout_mut() = deadline.map(|end| end - Instant::now());
         }
-        next.run(request, extensions).await
     }
 }
 
