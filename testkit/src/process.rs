@@ -6,10 +6,11 @@ use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread;
+use std::time::Instant;
 
 use shared_child::SharedChild;
 
-use crate::{Board, LogLine, http, prometheus};
+use crate::{Board, LogLine, PATIENCE, http, prometheus};
 
 /// What a process needs from its surroundings to run at all. Everything else of the environment, such
 /// as `OTEL_*` and `RUST_LOG`, is the test's to set.
@@ -232,6 +233,23 @@ impl Process {
     /// Its metrics now.
     pub fn metrics(&self) -> prometheus::Page {
         prometheus::Page::parse(self.get("/metrics").text())
+    }
+
+    /// Scrapes until the page is as wanted. For what leaves no other sign, such as that a request is
+    /// being served.
+    pub fn wait_for_metrics(
+        &self,
+        what: &str,
+        is_so: impl Fn(&prometheus::Page) -> bool,
+    ) -> prometheus::Page {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let page = self.metrics();
+            if is_so(&page) {
+                return page;
+            }
+            assert!(Instant::now() < deadline, "time was up without {what}: {page:#?}");
+        }
     }
 
     /// SIGTERM.
