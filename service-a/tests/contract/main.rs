@@ -1,0 +1,42 @@
+//! Service A as its callers and operators meet it: the real binary, real sockets.
+//!
+//! A file for each part of what was promised; the names of the tests are the promises.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
+
+use testkit::{Launch, Process};
+
+mod answers;
+mod faults;
+mod hostile;
+#[cfg(unix)]
+mod lifecycle;
+mod logs;
+mod metrics;
+mod settings;
+mod traces;
+
+/// Service A on a free port, with nothing set.
+fn service_a() -> Launch {
+    Launch::new(env!("CARGO_BIN_EXE_service-a"))
+}
+
+/// Service A with `/faults` enabled, and these faults set.
+fn faulty(plan: &str) -> Process {
+    let service = service_a().set("FAULTS_ENABLED", "true").serve();
+    let answer = set_faults(&service, plan);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    service
+}
+
+fn set_faults(service: &Process, plan: &str) -> testkit::http::Answer {
+    testkit::http::Request::new("PUT", "/faults")
+        .header("Content-Type", "application/json")
+        .body(plan)
+        .send(service.address())
+}

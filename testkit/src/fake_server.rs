@@ -1,0 +1,296 @@
+//! A server that misbehaves by script, in ways that no real one can be asked to.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use socket2::{Domain, SockRef, Socket, Type};
+
+use crate::{Board, PATIENCE};
+
+/// What the server does once it has read a request's head.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// A whole answer in JSON; the connection stays open for the next request.
+    Answer(u16, String),
+    /// As [`Answer`](Self::Answer), but not before [`FakeServer::release`] is called.
+    Held(u16, String),
+    /// These bytes, then an orderly close.
+    Close(Vec<u8>),
+    /// These bytes, then a reset.
+    Reset(Vec<u8>),
+    /// These bytes, then nothing more; the connection stays open.
+    Silence(Vec<u8>),
+    /// These bytes, then one more `x` every few milliseconds, without end.
+    Trickle(Vec<u8>),
+    /// These bytes, then `x` as fast as they are read, without end.
+    Flood(Vec<u8>),
+}
+
+impl Reply {
+    /// 200 and an echo.
+    pub fn echo(text: &str) -> Self {
+        Self::Answer(200, serde_json::json!({ "echo": text }).to_string())
+    }
+
+    /// The head of a 200 that announces `length` bytes of JSON, and the start of a body.
+    pub fn start_of(length: usize, body: &str) -> Vec<u8> {
+        format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+        )
+        .into_bytes()
+    }
+}
+
+/// A request's head, as the server saw it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Received {
+    /// Method, target and version.
+    pub line: String,
+    /// The headers, names in lower case; several of one name are joined with commas.
+    pub headers: BTreeMap<String, String>,
+}
+
+/// A server on a free port; it ends with its connections when it is dropped.
+#[derive(Debug)]
+pub struct FakeServer {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    reply: Mutex<Reply>,
+    requests: Board<Received>,
+    gone: Board<()>,
+    released: Board<()>,
+    streams: Mutex<Vec<TcpStream>>,
+    ended: AtomicBool,
+}
+
+impl FakeServer {
+    /// Listens and gives every request this reply.
+    pub fn start(reply: Reply) -> Self {
+        Self::serve(TcpListener::bind("127.0.0.1:0").expect("listen"), reply)
+    }
+
+    fn serve(listener: TcpListener, reply: Reply) -> Self {
+        let address = listener.local_addr().unwrap();
+        let shared = Arc::new(Shared {
+            reply: Mutex::new(reply),
+            requests: Board::default(),
+            gone: Board::default(),
+            released: Board::default(),
+            streams: Mutex::default(),
+            ended: AtomicBool::new(false),
+        });
+        let accepting = Arc::clone(&shared);
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let Ok(stream) = stream else { return };
+                let shared = Arc::clone(&accepting);
+                // Under the lock, so that the end misses no connection.
+                let mut streams = shared.streams.lock().unwrap();
+                if shared.ended.load(Ordering::SeqCst) {
+                    return;
+                }
+                streams.push(stream.try_clone().unwrap());
+                drop(streams);
+                thread::spawn(move || {
+                    let _ = shared.converse(stream);
+                    shared.gone.push(());
+                });
+            }
+        });
+        Self { address, shared }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its base URL.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// From the next request on, this is the reply.
+    pub fn reply(&self, reply: Reply) {
+        *self.shared.reply.lock().unwrap() = reply;
+    }
+
+    /// Lets the [held](Reply::Held) answers go, now and from now on.
+    pub fn release(&self) {
+        self.shared.released.push(());
+    }
+
+    /// The requests so far.
+    pub fn requests(&self) -> Vec<Received> {
+        self.shared.requests.items()
+    }
+
+    /// Waits until there have been this many requests, and gives the last of them.
+    pub fn wait_for_request(&self, number: usize) -> Received {
+        let what = format!("request {number}");
+        self.shared.requests.wait_for(&what, |requests| requests.get(number - 1).cloned())
+    }
+
+    /// Waits until this many connections have ended.
+    pub fn wait_for_end_of_connection(&self, number: usize) {
+        self.shared
+            .gone
+            .wait_for("the end of a connection", |gone| (gone.len() >= number).then_some(()));
+    }
+}
+
+impl Drop for FakeServer {
+    fn drop(&mut self) {
+        let streams = {
+            let mut streams = self.shared.streams.lock().unwrap();
+            self.shared.ended.store(true, Ordering::SeqCst);
+            std::mem::take(&mut *streams)
+        };
+        for stream in streams {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        self.shared.released.push(());
+        // Wakes the thread that accepts, which then closes the listener.
+        let _ = TcpStream::connect_timeout(&self.address, PATIENCE);
+    }
+}
+
+impl Shared {
+    /// Answers the requests of one connection until the script or the peer ends it.
+    fn converse(&self, stream: TcpStream) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        let mut out = stream.try_clone()?;
+        let mut input = BufReader::new(stream);
+        while let Some(received) = read_head(&mut input)? {
+            let reply = self.reply.lock().unwrap().clone();
+            self.requests.push(received);
+            match reply {
+                Reply::Answer(status, body) => answer(&mut out, status, &body)?,
+                Reply::Held(status, body) => {
+                    self.released
+                        .wait_for("the word to answer", |words| (!words.is_empty()).then_some(()));
+                    answer(&mut out, status, &body)?;
+                }
+                Reply::Close(bytes) => {
+                    out.write_all(&bytes)?;
+                    return out.shutdown(Shutdown::Both);
+                }
+                Reply::Reset(bytes) => {
+                    out.write_all(&bytes)?;
+                    // Every handle has to go before the system sends the reset.
+                    self.forget(&out)?;
+                    return SockRef::from(&out).set_linger(Some(Duration::ZERO));
+                }
+                Reply::Silence(bytes) => {
+                    out.write_all(&bytes)?;
+                    return io::copy(&mut input, &mut io::sink()).map(drop);
+                }
+                Reply::Trickle(bytes) => {
+                    out.write_all(&bytes)?;
+                    // Far more often than any read could time out, were it each read that is timed.
+                    for _ in 0..PATIENCE.as_millis() / 20 {
+                        out.write_all(b"x")?;
+                        thread::sleep(Duration::from_millis(20));
+                    }
+                }
+                Reply::Flood(bytes) => {
+                    out.write_all(&bytes)?;
+                    let flood = [b'x'; 64 * 1024];
+                    // Bounded, so that a client that reads for ever fails its test and no more.
+                    for _ in 0..64 * 1024 {
+                        out.write_all(&flood)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn forget(&self, stream: &TcpStream) -> io::Result<()> {
+        let peer = stream.peer_addr()?;
+        let mut streams = self.streams.lock().unwrap();
+        streams.retain(|other| other.peer_addr().is_ok_and(|other| other != peer));
+        Ok(())
+    }
+}
+
+fn answer(out: &mut impl Write, status: u16, body: &str) -> io::Result<()> {
+    let length = body.len();
+    write!(
+        out,
+        "HTTP/1.1 {status} Scripted\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
+}
+
+/// The head of the next request; `None` where the peer has closed.
+fn read_head(input: &mut impl BufRead) -> io::Result<Option<Received>> {
+    let mut line = String::new();
+    if input.take(1024 * 1024).read_line(&mut line)? == 0 {
+        return Ok(None);
+    }
+    let mut headers: BTreeMap<String, String> = BTreeMap::new();
+    loop {
+        let mut header = String::new();
+        input.take(1024 * 1024).read_line(&mut header)?;
+        let Some((name, value)) = header.trim_end().split_once(':') else { break };
+        let values = headers.entry(name.to_ascii_lowercase()).or_default();
+        if !values.is_empty() {
+            values.push(',');
+        }
+        values.push_str(value.trim());
+    }
+    Ok(Some(Received { line: line.trim_end().to_owned(), headers }))
+}
+
+/// A port where nobody listens, and nobody else can: connections are refused.
+#[derive(Debug)]
+pub struct ReservedPort(Socket);
+
+impl ReservedPort {
+    /// Takes a free port.
+    pub fn take() -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("make a socket");
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("take a port");
+        Self(socket)
+    }
+
+    /// Its address.
+    pub fn address(&self) -> SocketAddr {
+        self.0.local_addr().unwrap().as_socket().unwrap()
+    }
+
+    /// From now on a server listens there.
+    pub fn serve(self, reply: Reply) -> FakeServer {
+        self.0.listen(128).expect("listen");
+        FakeServer::serve(self.0.into(), reply)
+    }
+}
+
+/// A listener that accepts nobody and whose queue is full, so that a connection to it is neither
+/// made nor refused. The sockets hold it that way.
+#[cfg(target_os = "linux")]
+pub fn full_listener() -> (SocketAddr, Vec<Socket>) {
+    let ReservedPort(listener) = ReservedPort::take();
+    listener.listen(0).expect("listen");
+    let address = listener.local_addr().unwrap();
+    let mut sockets = vec![listener];
+    loop {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let connected = socket.connect_timeout(&address, Duration::from_millis(200));
+        sockets.push(socket);
+        if connected.is_err() {
+            return (address.as_socket().unwrap(), sockets);
+        }
+        assert!(sockets.len() < 16, "the queue does not fill");
+    }
+}

@@ -1,0 +1,292 @@
+//! A backend that takes spans over OTLP, gRPC and http/protobuf, and shows them to the test.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::net::SocketAddr;
+use std::thread;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::post;
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
+    TraceService, TraceServiceServer,
+};
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
+use opentelemetry_proto::tonic::trace::v1 as wire;
+use prost::Message;
+use tokio::sync::oneshot;
+use tonic::codec::CompressionEncoding;
+
+use crate::Board;
+
+/// How spans are sent: the values of `OTEL_EXPORTER_OTLP_PROTOCOL`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// `grpc`
+    Grpc,
+    /// `http/protobuf`
+    HttpProtobuf,
+}
+
+/// One export, as it arrived.
+#[derive(Debug, Clone)]
+pub struct Export {
+    /// How.
+    pub protocol: Protocol,
+    /// The headers, or gRPC's metadata.
+    pub headers: BTreeMap<String, String>,
+    /// What.
+    pub spans: Vec<Span>,
+}
+
+/// A span, with the resource it is of.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Span {
+    /// 32 hex digits.
+    pub trace_id: String,
+    /// 16 hex digits.
+    pub span_id: String,
+    /// 16 hex digits, empty for a root.
+    pub parent_span_id: String,
+    /// `tracestate` as it was passed on.
+    pub trace_state: String,
+    /// The name.
+    pub name: String,
+    /// `server`, `client` or `internal`.
+    pub kind: &'static str,
+    /// The attributes with their types.
+    pub attributes: BTreeMap<String, serde_json::Value>,
+    /// `error` where the status says so, `ok`, or empty.
+    pub status: &'static str,
+    /// What the status says beside that.
+    pub status_message: String,
+    /// What the spans say of their process.
+    pub resource: BTreeMap<String, serde_json::Value>,
+    /// From start to end, in nanoseconds.
+    pub duration_ns: u64,
+}
+
+impl Span {
+    /// The name of the service it is of.
+    pub fn service(&self) -> &str {
+        self.resource.get("service.name").and_then(|name| name.as_str()).unwrap_or_default()
+    }
+}
+
+/// The backend; it ends when it is dropped.
+#[derive(Debug)]
+pub struct Receiver {
+    grpc: SocketAddr,
+    http: SocketAddr,
+    exports: Board<Export>,
+    _stop: oneshot::Sender<()>,
+}
+
+impl Receiver {
+    /// Listens on two free ports.
+    pub fn start() -> Self {
+        let exports = Board::default();
+        let inbox = Inbox(exports.clone());
+        let (stop, stopped) = oneshot::channel();
+        let listen = || {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("listen");
+            listener.set_nonblocking(true).unwrap();
+            listener
+        };
+        let (grpc, http) = (listen(), listen());
+        let receiver = Self {
+            grpc: grpc.local_addr().unwrap(),
+            http: http.local_addr().unwrap(),
+            exports,
+            _stop: stop,
+        };
+        thread::spawn(move || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                tokio::select! {
+                    () = serve_grpc(grpc, inbox.clone()) => {}
+                    () = serve_http(http, inbox) => {}
+                    _ = stopped => {}
+                }
+            });
+        });
+        receiver
+    }
+
+    /// The variables that send a service's spans here, without delay.
+    pub fn variables(&self, protocol: Protocol) -> [(&'static str, String); 3] {
+        let (name, address) = match protocol {
+            Protocol::Grpc => ("grpc", self.grpc),
+            Protocol::HttpProtobuf => ("http/protobuf", self.http),
+        };
+        [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{address}")),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", name.to_owned()),
+            ("OTEL_BSP_SCHEDULE_DELAY", "10".to_owned()),
+        ]
+    }
+
+    /// The exports so far.
+    pub fn exports(&self) -> Vec<Export> {
+        self.exports.items()
+    }
+
+    /// The spans so far.
+    pub fn spans(&self) -> Vec<Span> {
+        self.exports().into_iter().flat_map(|export| export.spans).collect()
+    }
+
+    /// Waits until a trace has this many spans, and gives them, parents first.
+    ///
+    /// # Panics
+    /// Where it has more, or where they are not one tree.
+    pub fn wait_for_trace(&self, trace_id: &str, spans: usize) -> Vec<Span> {
+        let what = format!("{spans} spans of trace {trace_id}");
+        let mut found = self.exports.wait_for(&what, |exports| {
+            let all = exports.iter().flat_map(|export| &export.spans);
+            let found: Vec<_> = all.filter(|span| span.trace_id == trace_id).cloned().collect();
+            (found.len() >= spans).then_some(found)
+        });
+        assert_eq!(found.len(), spans, "more than {what}: {found:#?}");
+        let mut ordered: Vec<Span> = Vec::new();
+        while !found.is_empty() {
+            let is_next =
+                |span: &Span| !found.iter().any(|other| other.span_id == span.parent_span_id);
+            let next = found.iter().position(is_next).expect("spans without a circle");
+            ordered.push(found.remove(next));
+        }
+        ordered
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Inbox(Board<Export>);
+
+impl Inbox {
+    fn take(
+        &self,
+        protocol: Protocol,
+        headers: BTreeMap<String, String>,
+        request: ExportTraceServiceRequest,
+    ) {
+        let spans = request.resource_spans.into_iter().flat_map(|of_resource| {
+            let resource = of_resource.resource.unwrap_or_default().attributes;
+            let spans = of_resource.scope_spans.into_iter().flat_map(|of_scope| of_scope.spans);
+            spans.map(move |span| read(span, &resource)).collect::<Vec<_>>()
+        });
+        self.0.push(Export { protocol, headers, spans: spans.collect() });
+    }
+}
+
+async fn serve_grpc(listener: std::net::TcpListener, inbox: Inbox) {
+    let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+    let service = TraceServiceServer::new(inbox)
+        .accept_compressed(CompressionEncoding::Gzip)
+        .send_compressed(CompressionEncoding::Gzip);
+    let incoming = tonic::transport::server::TcpIncoming::from(listener);
+    tonic::transport::Server::builder()
+        .add_service(service)
+        .serve_with_incoming(incoming)
+        .await
+        .expect("serve OTLP over gRPC");
+}
+
+#[tonic::async_trait]
+impl TraceService for Inbox {
+    async fn export(
+        &self,
+        request: tonic::Request<ExportTraceServiceRequest>,
+    ) -> Result<tonic::Response<ExportTraceServiceResponse>, tonic::Status> {
+        let headers = text_headers(&request.metadata().clone().into_headers());
+        self.take(Protocol::Grpc, headers, request.into_inner());
+        Ok(tonic::Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+async fn serve_http(listener: std::net::TcpListener, inbox: Inbox) {
+    let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+    let router = Router::new().route("/v1/traces", post(export_http)).with_state(inbox);
+    axum::serve(listener, router).await.expect("serve OTLP over HTTP");
+}
+
+async fn export_http(State(inbox): State<Inbox>, headers: HeaderMap, body: Bytes) -> StatusCode {
+    let mut bytes = body.to_vec();
+    if headers.get("content-encoding").is_some_and(|encoding| encoding == "gzip") {
+        bytes.clear();
+        if flate2::read::GzDecoder::new(&*body).read_to_end(&mut bytes).is_err() {
+            return StatusCode::BAD_REQUEST;
+        }
+    }
+    match ExportTraceServiceRequest::decode(&*bytes) {
+        Ok(request) => {
+            inbox.take(Protocol::HttpProtobuf, text_headers(&headers), request);
+            StatusCode::OK
+        }
+        Err(_) => StatusCode::BAD_REQUEST,
+    }
+}
+
+fn text_headers(headers: &HeaderMap) -> BTreeMap<String, String> {
+    let text = |value: &axum::http::HeaderValue| value.to_str().unwrap_or_default().to_owned();
+    headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect()
+}
+
+fn read(span: wire::Span, resource: &[KeyValue]) -> Span {
+    let status = span.status.clone().unwrap_or_default();
+    Span {
+        trace_id: hex(&span.trace_id),
+        span_id: hex(&span.span_id),
+        parent_span_id: hex(&span.parent_span_id),
+        trace_state: span.trace_state.clone(),
+        kind: match span.kind() {
+            wire::span::SpanKind::Server => "server",
+            wire::span::SpanKind::Client => "client",
+            wire::span::SpanKind::Internal => "internal",
+            _ => "other",
+        },
+        status: match status.code() {
+            wire::status::StatusCode::Error => "error",
+            wire::status::StatusCode::Ok => "ok",
+            wire::status::StatusCode::Unset => "",
+        },
+        status_message: status.message,
+        attributes: attributes(&span.attributes),
+        resource: attributes(resource),
+        duration_ns: span
+            .end_time_unix_nano
+            .checked_sub(span.start_time_unix_nano)
+            .expect("an end after the start"),
+        name: span.name,
+    }
+}
+
+fn attributes(list: &[KeyValue]) -> BTreeMap<String, serde_json::Value> {
+    let mut attributes = BTreeMap::new();
+    for KeyValue { key, value, .. } in list {
+        let twice = attributes.insert(key.clone(), json(value.as_ref()));
+        assert_eq!(twice, None, "an attribute twice: {key}");
+    }
+    attributes
+}
+
+fn json(value: Option<&AnyValue>) -> serde_json::Value {
+    match value.and_then(|value| value.value.as_ref()) {
+        Some(Value::StringValue(text)) => text.as_str().into(),
+        Some(Value::IntValue(number)) => (*number).into(),
+        Some(Value::DoubleValue(number)) => (*number).into(),
+        Some(Value::BoolValue(yes)) => (*yes).into(),
+        Some(Value::ArrayValue(array)) => array.values.iter().map(|v| json(Some(v))).collect(),
+        other => format!("{other:?}").into(),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
