@@ -91,7 +91,8 @@ impl Server {
                         accept(admin_listener, admin, &connections)
                     );
                 }
-                None => accept(&listener, api.merge(admin), &connections).await,
+                // In this order, so that what matches no route is observed.
+                None => accept(&listener, admin.merge(api), &connections).await,
             }
         };
 
