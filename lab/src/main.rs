@@ -7,6 +7,7 @@
 //! | what is started, watched and stopped, in which order? | [`system`] |
 //! | how is one service run as a process? | [`child`] |
 //! | where do the traces go? | [`jaeger`] |
+//! | which traces are worth a look? | [`highlights`] |
 //! | what is shown? | [`screen`] |
 //! | how does a key reach us? | [`keys`] |
 
@@ -15,6 +16,7 @@ use std::process::ExitCode;
 use observability::Exit;
 
 mod child;
+mod highlights;
 mod jaeger;
 mod keys;
 mod screen;

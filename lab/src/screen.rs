@@ -27,8 +27,11 @@ impl Screen {
 
     pub(crate) fn greet(self, greeting: &Greeting<'_>) {
         let Greeting { a, b, a_pid, b_pid, traces, keys } = greeting;
-        let keys =
-            if *keys { "a stops and starts A, Ctrl-C ends it all" } else { "Ctrl-C ends it all" };
+        let keys = if *keys {
+            "a stops and starts A, t shows the slowest and the failed requests' traces, Ctrl-C ends it all"
+        } else {
+            "Ctrl-C ends it all"
+        };
         self.print(format_args!(
             "
   Two services, one trace. Try:

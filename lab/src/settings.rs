@@ -110,7 +110,8 @@ fn command() -> Command {
 }
 
 const AFTER_HELP: &str = "\
-Keys, on a terminal: a stops and starts A, b does so with B, q or Ctrl-C ends it all.
+Keys, on a terminal: a stops and starts A, b does so with B, t shows the traces of the slowest request
+and of the last failed one of each kind, q or Ctrl-C ends it all.
 
 Traces go to a Jaeger of the lab's own, in memory. With OTEL_EXPORTER_OTLP_ENDPOINT set they go
 there, and the lab starts no Jaeger. `lab jaeger` starts the Jaeger alone.

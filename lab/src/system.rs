@@ -9,6 +9,7 @@ use observability::Exit;
 use observability::serve::Signals;
 
 use crate::child::{Child, Event, Plan, SERVICE_A, SERVICE_B};
+use crate::highlights::{self, Highlights};
 use crate::jaeger::Traces;
 use crate::keys::Keys;
 use crate::screen::{Greeting, Screen};
@@ -40,6 +41,7 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
             key = keys.next() => match key {
                 'a' => system.a.toggle(screen)?,
                 'b' => system.b.toggle(screen)?,
+                't' => system.show_highlights().await,
                 'q' => break,
                 _ => {}
             },
@@ -86,6 +88,18 @@ impl System {
             traces: &self.traces.to_string(),
             keys,
         });
+    }
+
+    /// The slowest request and the last failed one of each kind, with their traces.
+    async fn show_highlights(&self) {
+        match Highlights::of(self.b.plan.address).await {
+            Ok(highlights) => {
+                for line in highlights.show(|trace_id| self.traces.link(trace_id)) {
+                    self.screen.say(line);
+                }
+            }
+            Err(error) => self.screen.say(highlights::unavailable(&error)),
+        }
     }
 
     /// Callers first, so that no call finds its service gone; Jaeger last, for their last spans.

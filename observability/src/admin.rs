@@ -1,17 +1,19 @@
 //! `/metrics` and the probes: no spans, no samples, no log lines.
 
+use std::io::Write;
+
 use axum::extract::State;
-use axum::http::StatusCode;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::header::{
+    ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, VARY,
+};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::json;
 
+use crate::metrics::open_metrics;
 use crate::telemetry::Telemetry;
-
-/// Prometheus' text exposition format 0.0.4.
-const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 impl Telemetry {
     /// The routes that every service has beside its own.
@@ -25,14 +27,42 @@ impl Telemetry {
     }
 }
 
-async fn metrics(State(telemetry): State<Telemetry>) -> Response {
+/// In OpenMetrics with exemplars where the scraper asks for it, compressed where it may be.
+async fn metrics(State(telemetry): State<Telemetry>, headers: HeaderMap) -> Response {
+    let open = open_metrics::is_preferred(&list(&headers, ACCEPT));
+    let gzip = open_metrics::quality(&list(&headers, ACCEPT_ENCODING), "gzip") > 0.0;
     // A page of thousands of series takes milliseconds, in which no request is to stand still.
-    match tokio::task::spawn_blocking(move || telemetry.0.metrics.render()).await {
-        Ok(page) => {
-            ([(CONTENT_TYPE, TEXT_FORMAT), (CACHE_CONTROL, "no-store")], page).into_response()
-        }
-        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    let page = tokio::task::spawn_blocking(move || {
+        let metrics = &telemetry.0.metrics;
+        let page = if open { metrics.render_open_metrics() } else { metrics.render() };
+        if gzip { compress(page.as_bytes()) } else { Ok(page.into_bytes()) }
+    });
+    let Ok(Ok(page)) = page.await else {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    };
+    let media_type = if open { open_metrics::OPEN_METRICS } else { open_metrics::CLASSIC };
+    let mut response = page.into_response();
+    let answer = response.headers_mut();
+    answer.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    answer.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer.insert(VARY, HeaderValue::from_static("accept, accept-encoding"));
+    if gzip {
+        answer.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }
+    response
+}
+
+/// All headers of a name as the one list that they are (RFC 9110, section 5.3).
+fn list(headers: &HeaderMap, name: HeaderName) -> String {
+    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    values.collect::<Vec<_>>().join(",")
+}
+
+fn compress(page: &[u8]) -> std::io::Result<Vec<u8>> {
+    let fast = flate2::Compression::fast();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::with_capacity(page.len() / 8), fast);
+    gzip.write_all(page)?;
+    gzip.finish()
 }
 
 async fn alive() -> Json<serde_json::Value> {

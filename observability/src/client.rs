@@ -294,6 +294,7 @@ impl CallSlot {
 
 /// The guard of one call.
 struct Call {
+    telemetry: Telemetry,
     peer: Arc<PeerMetrics>,
     started: Instant,
     method: Method,
@@ -332,6 +333,7 @@ impl Call {
         let started = Instant::now();
         let _span = span.clone();
         let call = Self {
+            telemetry: telemetry.clone(),
             peer,
             started,
             method,
@@ -357,8 +359,9 @@ impl Call {
             breaker.observe(error);
         }
         self.active.decrement(1);
-        self.peer.request(Outcome { method: self.method, status: self.status, error }, duration);
         let span = self.cx.span();
+        let outcome = Outcome { method: self.method, status: self.status, error };
+        self.peer.request(outcome, duration, self.telemetry.traced(span.span_context()));
         if !span.is_recording() {
             return;
         }

@@ -7,6 +7,9 @@
 //! recorder, so that several services can live in one test. What a service registers itself with
 //! `metrics::counter!` and its like goes to the global recorder, which is the same one.
 
+mod exemplars;
+pub(crate) mod open_metrics;
+
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,10 +23,13 @@ use metrics::{
 use metrics_exporter_prometheus::{
     BuildError, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
+use opentelemetry::trace::SpanContext;
 
 use crate::error_kind::ErrorKind;
 use crate::log::LostLines;
 use crate::method::Method;
+
+use exemplars::{Exemplars, Slots};
 
 /// Duration from a request's arrival to the end of its response body, in seconds.
 pub const SERVER_DURATION: &str = "http_server_request_duration_seconds";
@@ -65,6 +71,7 @@ static METADATA: Metadata<'static> =
 pub(crate) struct Metrics {
     recorder: Arc<PrometheusRecorder>,
     handle: PrometheusHandle,
+    exemplars: Arc<Exemplars>,
     process: metrics_process::Collector,
     server_durations: Routes,
     server_active: Handles<Method, Gauge>,
@@ -92,6 +99,7 @@ impl Metrics {
         .set(1.0);
         Ok(Self {
             handle: recorder.handle(),
+            exemplars: Arc::default(),
             process,
             server_durations: Routes::default(),
             server_active: Handles::default(),
@@ -118,7 +126,12 @@ impl Metrics {
         Arc::clone(&self.recorder)
     }
 
-    /// The whole page for a scraper.
+    /// The whole page in OpenMetrics, exemplars included.
+    pub(crate) fn render_open_metrics(&self) -> String {
+        open_metrics::render(&self.render(), &self.exemplars)
+    }
+
+    /// The whole page in the classic text format.
     pub(crate) fn render(&self) -> String {
         metrics::with_local_recorder(&self.recorder, || self.process.collect());
         // A counter of the facade holds whole numbers; seconds of CPU are kept in a gauge instead.
@@ -147,8 +160,14 @@ impl Metrics {
         })
     }
 
-    /// One served request. `status` is `None` where no answer was sent.
-    pub(crate) fn server_request(&self, route: &str, outcome: Outcome, duration: Duration) {
+    /// One served request; `trace` is its span where somebody will be able to look at it.
+    pub(crate) fn server_request(
+        &self,
+        route: &str,
+        outcome: Outcome,
+        duration: Duration,
+        trace: Option<&SpanContext>,
+    ) {
         let register = || {
             let mut labels = vec![
                 label("http_request_method", outcome.method.as_str()),
@@ -156,14 +175,17 @@ impl Metrics {
                 label("url_scheme", URL_SCHEME),
             ];
             outcome.add_labels(&mut labels);
-            histogram(&self.recorder, SERVER_DURATION, labels)
+            Timed::register(&self.recorder, &self.exemplars, SERVER_DURATION, labels)
         };
-        self.server_durations.record(route, outcome, duration.as_secs_f64(), register);
+        self.server_durations.with(route, outcome, register, |timed| timed.record(duration, trace));
     }
 
     /// The series of calls to one peer; made at the first call, or when the client is built.
     pub(crate) fn client(&self, peer: &Peer) -> Arc<PeerMetrics> {
-        self.clients.get(peer, || Arc::new(PeerMetrics::new(Arc::clone(&self.recorder), peer)))
+        self.clients.get(peer, || {
+            let exemplars = Arc::clone(&self.exemplars);
+            Arc::new(PeerMetrics::new(Arc::clone(&self.recorder), exemplars, peer))
+        })
     }
 }
 
@@ -211,24 +233,26 @@ impl Peer {
 /// The series of calls to one peer.
 pub(crate) struct PeerMetrics {
     recorder: Arc<PrometheusRecorder>,
+    exemplars: Arc<Exemplars>,
     peer: Peer,
-    durations: Handles<Outcome, Histogram>,
-    errors: Handles<ErrorKind, Counter>,
+    durations: Handles<Outcome, Timed>,
+    errors: Handles<ErrorKind, Counted>,
     active: Handles<Method, Gauge>,
 }
 
 impl PeerMetrics {
     /// Every named kind stands at 0 from here on, so that a rate is right from the first error on.
-    fn new(recorder: Arc<PrometheusRecorder>, peer: &Peer) -> Self {
+    fn new(recorder: Arc<PrometheusRecorder>, exemplars: Arc<Exemplars>, peer: &Peer) -> Self {
         let metrics = Self {
             recorder,
+            exemplars,
             peer: peer.clone(),
             durations: Handles::default(),
             errors: Handles::default(),
             active: Handles::default(),
         };
         for kind in ErrorKind::NAMED {
-            metrics.errors(kind).increment(0);
+            metrics.errors(kind).counter.increment(0);
         }
         metrics
     }
@@ -241,23 +265,28 @@ impl PeerMetrics {
         })
     }
 
-    /// One finished call.
-    pub(crate) fn request(&self, outcome: Outcome, duration: Duration) {
+    /// One finished call; `trace` is its span where somebody will be able to look at it.
+    pub(crate) fn request(
+        &self,
+        outcome: Outcome,
+        duration: Duration,
+        trace: Option<&SpanContext>,
+    ) {
         if let Some(kind) = outcome.error {
-            self.errors(kind).increment(1);
+            self.errors(kind).increment(trace);
         }
         let register = || {
             let mut labels = self.peer.labels();
             labels.push(label("http_request_method", outcome.method.as_str()));
             outcome.add_labels(&mut labels);
-            histogram(&self.recorder, CLIENT_DURATION, labels)
+            Timed::register(&self.recorder, &self.exemplars, CLIENT_DURATION, labels)
         };
-        self.durations.get(&outcome, register).record(duration.as_secs_f64());
+        self.durations.get(&outcome, register).record(duration, trace);
     }
 
     /// A call that was not made, since the circuit breaker is open.
     pub(crate) fn not_called(&self) {
-        self.errors(ErrorKind::CircuitOpen).increment(1);
+        self.errors(ErrorKind::CircuitOpen).increment(None);
     }
 
     /// A call that is made again.
@@ -269,12 +298,56 @@ impl PeerMetrics {
         gauge(&self.recorder, CLIENT_CIRCUIT_OPEN, self.peer.labels())
     }
 
-    fn errors(&self, kind: ErrorKind) -> Counter {
+    fn errors(&self, kind: ErrorKind) -> Counted {
         self.errors.get(&kind, || {
             let mut labels = self.peer.labels();
             labels.push(label("error_type", kind.to_cow()));
-            counter(&self.recorder, CLIENT_ERRORS, labels)
+            let exemplars = self.exemplars.counter(CLIENT_ERRORS, &labels);
+            Counted { counter: counter(&self.recorder, CLIENT_ERRORS, labels), exemplars }
         })
+    }
+}
+
+/// A histogram's series of durations, and its exemplars.
+#[derive(Clone)]
+struct Timed {
+    histogram: Histogram,
+    exemplars: Arc<Slots>,
+}
+
+impl Timed {
+    fn register(
+        recorder: &PrometheusRecorder,
+        exemplars: &Exemplars,
+        name: &'static str,
+        labels: Vec<Label>,
+    ) -> Self {
+        let exemplars = exemplars.histogram(name, &labels);
+        Self { histogram: histogram(recorder, name, labels), exemplars }
+    }
+
+    fn record(&self, duration: Duration, trace: Option<&SpanContext>) {
+        let seconds = duration.as_secs_f64();
+        self.histogram.record(seconds);
+        if let Some(trace) = trace {
+            self.exemplars.observe(seconds, trace);
+        }
+    }
+}
+
+/// A counter's series, and its exemplar.
+#[derive(Clone)]
+struct Counted {
+    counter: Counter,
+    exemplars: Arc<Slots>,
+}
+
+impl Counted {
+    fn increment(&self, trace: Option<&SpanContext>) {
+        self.counter.increment(1);
+        if let Some(trace) = trace {
+            self.exemplars.count(trace);
+        }
     }
 }
 
@@ -342,23 +415,23 @@ impl SpanMetrics {
 
 /// Duration histograms by route and outcome, so that a request hashes no label strings.
 #[derive(Default)]
-struct Routes(RwLock<HashMap<Box<str>, Handles<Outcome, Histogram>>>);
+struct Routes(RwLock<HashMap<Box<str>, Handles<Outcome, Timed>>>);
 
 impl Routes {
-    fn record(
+    fn with(
         &self,
         route: &str,
         outcome: Outcome,
-        seconds: f64,
-        register: impl FnOnce() -> Histogram,
+        register: impl FnOnce() -> Timed,
+        record: impl FnOnce(&Timed),
     ) {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(outcomes) = known.get(route) {
-            return outcomes.get(&outcome, register).record(seconds);
+            return record(&outcomes.get(&outcome, register));
         }
         drop(known);
         let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        known.entry(route.into()).or_default().get(&outcome, register).record(seconds);
+        record(&known.entry(route.into()).or_default().get(&outcome, register));
     }
 }
 
@@ -445,7 +518,7 @@ mod tests {
     #[test]
     fn a_request_is_one_sample_of_a_classic_histogram() {
         let metrics = metrics();
-        metrics.server_request("/echo", outcome(200, None), Duration::from_millis(30));
+        metrics.server_request("/echo", outcome(200, None), Duration::from_millis(30), None);
         let page = metrics.render();
         let labels = r#"http_request_method="GET",http_route="/echo",url_scheme="http",http_response_status_code="200""#;
         for line in [
@@ -476,6 +549,7 @@ mod tests {
         peer.request(
             outcome(500, Some(ErrorKind::Status(StatusCode::INTERNAL_SERVER_ERROR))),
             Duration::ZERO,
+            None,
         );
         assert!(metrics.render().contains(&line("500", 1)));
     }
@@ -498,5 +572,52 @@ mod tests {
         }
         #[cfg(target_os = "linux")]
         assert!(page.contains("# TYPE process_cpu_seconds_total counter"), "{page}");
+    }
+
+    #[test]
+    fn a_bucket_and_an_error_kind_show_the_last_trace_that_fell_into_them() {
+        use opentelemetry::trace::{SpanId, TraceFlags, TraceState};
+        let span = |id: u128| {
+            let span_id = SpanId::from(0xab);
+            SpanContext::new(id.into(), span_id, TraceFlags::SAMPLED, false, TraceState::NONE)
+        };
+        let metrics = metrics();
+        let timeout = Some(ErrorKind::Timeout);
+        for (id, ms) in [(1, 900), (2, 1000), (3, 30)] {
+            metrics.server_request(
+                "/e\"o",
+                outcome(200, None),
+                Duration::from_millis(ms),
+                Some(&span(id)),
+            );
+        }
+        let peer = metrics.client(&Peer::of(&"http://127.0.0.1:8080/".parse().unwrap()));
+        peer.request(outcome(503, timeout), Duration::from_secs(20), Some(&span(4)));
+        peer.request(outcome(503, timeout), Duration::from_secs(20), None);
+
+        let page = metrics.render_open_metrics();
+        let exemplar = |part: &str| {
+            let line = page.lines().find(|line| line.contains(part) && line.contains(" # "));
+            line.and_then(|line| line.split_once(" # ")).map(|(_, exemplar)| exemplar.to_owned())
+        };
+        let shown = |part: &str, id: u32, value: &str| {
+            let start = format!("{{trace_id=\"{id:032x}\",span_id=\"00000000000000ab\"}} {value} ");
+            let found = exemplar(part).unwrap_or_default();
+            assert!(found.starts_with(&start), "{part}: {found} in {page}");
+        };
+        shown(
+            "server_request_duration_seconds_bucket{http_request_method=\"GET\",http_route=\"/e\\\"o\",url_scheme=\"http\",http_response_status_code=\"200\",le=\"1.0\"}",
+            2,
+            "1",
+        );
+        shown("http_response_status_code=\"200\",le=\"0.05\"}", 3, "0.03");
+        shown("le=\"+Inf\"}", 4, "20");
+        shown(
+            "http_client_request_errors_total{server_address=\"127.0.0.1\",server_port=\"8080\",error_type=\"timeout\"} 2",
+            4,
+            "1",
+        );
+        assert_eq!(exemplar("error_type=\"refused\"} 0"), None);
+        assert!(!metrics.render().contains(" # {"), "the classic page has none");
     }
 }

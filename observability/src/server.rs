@@ -321,7 +321,9 @@ impl Exchange {
             _ => None,
         };
         let outcome = Outcome { method: self.method, status: self.status, error };
-        self.telemetry.0.metrics.server_request(self.route(), outcome, latency);
+        let span = self.cx.span();
+        let trace = self.telemetry.traced(span.span_context());
+        self.telemetry.0.metrics.server_request(self.route(), outcome, latency, trace);
         self.end_span(error, failed);
 
         let details = match (&broken, &self.failure, self.status) {

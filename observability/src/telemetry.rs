@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use opentelemetry::trace::TracerProvider as _;
+use opentelemetry::trace::{SpanContext, TracerProvider as _};
 use opentelemetry_otlp::{ExporterBuildError, SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, SpanExporter as _};
@@ -136,6 +136,11 @@ impl Telemetry {
     /// Builds clients whose calls are traced, measured and logged.
     pub fn client(&self) -> ClientBuilder {
         ClientBuilder::new(self.clone())
+    }
+
+    /// A span that somebody will be able to look at: it is sampled, and exported somewhere.
+    pub(crate) fn traced<'a>(&self, span: &'a SpanContext) -> Option<&'a SpanContext> {
+        (span.is_sampled() && self.0.exporter.is_some()).then_some(span)
     }
 
     /// Whether `/readyz` says that the service takes work.
