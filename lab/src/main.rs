@@ -10,6 +10,7 @@
 //! | which traces are worth a look? | [`highlights`] |
 //! | what is shown? | [`screen`] |
 //! | how does a key reach us? | [`keys`] |
+//! | what does `lab load` do? | [`load`] |
 
 use std::process::ExitCode;
 
@@ -19,6 +20,7 @@ mod child;
 mod highlights;
 mod jaeger;
 mod keys;
+mod load;
 mod screen;
 mod settings;
 mod system;
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
             observability::run(child::main(name, args))
         }
         Some("jaeger") => observability::run(jaeger::alone(args)),
+        Some("load") => observability::run(load::run(args)),
         _ => observability::run(lab()),
     }
 }
