@@ -91,7 +91,8 @@ impl Server {
                         accept(admin_listener, admin, &connections)
                     );
                 }
-                None => accept(&listener, api.merge(admin), &connections).await,
+                // Of two routers merged, the second's answer to what matches no route is kept.
+                None => accept(&listener, admin.merge(api), &connections).await,
             }
         };
 

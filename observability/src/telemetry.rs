@@ -116,7 +116,7 @@ impl Telemetry {
     ///
     /// For those who serve a router themselves; [`serve`](Self::serve) does it all.
     pub fn wrap(&self, router: Router) -> Router {
-        self.observe(router).merge(self.admin_routes())
+        self.admin_routes().merge(self.observe(router))
     }
 
     /// Wraps `router`, serves it until the process is told to stop, and flushes.
