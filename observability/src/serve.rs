@@ -6,15 +6,17 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::config::Config;
 use crate::exit::Exit;
@@ -22,6 +24,10 @@ use crate::telemetry::Telemetry;
 
 /// How long a connection may take to send a request's head, and stand idle between two.
 const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a connection that has asked nothing yet may go on to send its first head while the
+/// service stops.
+const LAST_HEAD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Bytes of a request's head, target included; what is longer is answered 431 or 414. hyper itself
 /// takes 100 headers at most.
@@ -208,12 +214,21 @@ async fn accept(listener: &TcpListener, router: Router, connections: &watch::Rec
         failing = false;
         // Answers are small and complete; waiting to fill a packet only costs time.
         let _ = stream.set_nodelay(true);
-        let service = TowerToHyperService::new(router.clone());
+        let has_asked = Arc::new(AtomicBool::new(false));
+        let service = {
+            let (has_asked, router) = (Arc::clone(&has_asked), router.clone());
+            let service = TowerToHyperService::new(router);
+            service_fn(move |request| {
+                has_asked.store(true, Ordering::Relaxed);
+                service.call(request)
+            })
+        };
         let connection = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
         let mut phase = connections.clone();
         tokio::spawn(async move {
             let _place = place;
             tokio::pin!(connection);
+            let mut head_due = None;
             loop {
                 tokio::select! {
                     // What a peer does to its connection is its own affair.
@@ -223,10 +238,24 @@ async fn accept(listener: &TcpListener, router: Router, connections: &watch::Rec
                             break;
                         }
                         connection.as_mut().graceful_shutdown();
+                        head_due = Some(Instant::now() + LAST_HEAD_TIMEOUT);
+                    }
+                    () = until(head_due) => {
+                        if !has_asked.load(Ordering::Relaxed) {
+                            break;
+                        }
+                        head_due = None;
                     }
                 }
             }
         });
+    }
+}
+
+async fn until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        None => pending().await,
     }
 }
 

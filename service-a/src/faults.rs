@@ -15,7 +15,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use observability::{ErrorKind, Failure};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// The longest delay that can be asked for, in milliseconds.
 const MAX_DELAY_MS: u64 = 60_000;
@@ -147,7 +147,10 @@ async fn show(State(faults): State<Faults>) -> Json<Plan> {
 
 /// Whatever the content type says: `curl -d` says it is a form.
 async fn set(State(faults): State<Faults>, body: Bytes) -> Response {
-    let problem = match serde_json::from_slice::<Plan>(&body) {
+    // An object first: a struct alone would be read from an array, too.
+    let plan =
+        serde_json::from_slice(&body).and_then(|plan| Plan::deserialize(Value::Object(plan)));
+    let problem = match plan {
         Ok(plan) => match plan.problem() {
             None => {
                 faults.set(plan);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -260,8 +260,13 @@ impl ReservedPort {
     /// Takes a free port.
     pub fn take() -> Self {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("make a socket");
-        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("take a port");
+        socket.bind(&SocketAddr::from((own_loopback(), 0)).into()).expect("take a port");
         Self(socket)
+    }
+
+    /// Leaves it to a program that is told to listen there.
+    pub fn leave(self) -> SocketAddr {
+        self.address()
     }
 
     /// Its address.
@@ -273,6 +278,18 @@ impl ReservedPort {
     pub fn serve(self, reply: Reply) -> FakeServer {
         self.0.listen(128).expect("listen");
         FakeServer::serve(self.0.into(), reply)
+    }
+}
+
+/// An address of this machine that no other test of the process uses, so that nobody takes the port
+/// while it is nobody's. Where 127.0.0.0/8 is not all ours, the common one has to do.
+fn own_loopback() -> [u8; 4] {
+    static TAKEN: AtomicU8 = AtomicU8::new(0);
+    if cfg!(target_os = "linux") {
+        let [.., high, low] = std::process::id().to_be_bytes();
+        [127, high | 0x80, low, TAKEN.fetch_add(1, Ordering::Relaxed)]
+    } else {
+        [127, 0, 0, 1]
     }
 }
 

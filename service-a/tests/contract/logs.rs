@@ -99,9 +99,7 @@ fn the_filter_chooses_among_the_lines() {
         ("off", &[]),
     ] {
         // The address cannot be read from a log that is off.
-        let reserved = testkit::ReservedPort::take();
-        let address = reserved.address();
-        drop(reserved);
+        let address = testkit::ReservedPort::take().leave();
         let service = service_a().set("RUST_LOG", filter).set("LISTEN_ADDR", address.to_string());
         let service = service.start();
         wait_until_ready(address);
