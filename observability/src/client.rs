@@ -186,8 +186,9 @@ impl CallError {
 
     fn of_send(call: Option<Call>, error: reqwest_middleware::Error) -> Self {
         let kind = ErrorKind::of_middleware(&error);
+        let answered = is_garbled(&error);
         let details = chain(&error.without_url());
-        Self { kind, details, answered: false }.of_call(call.as_ref())
+        Self { kind, details, answered }.of_call(call.as_ref())
     }
 
     /// Says whom the call went to.
@@ -232,6 +233,18 @@ impl From<CallError> for Failure {
     fn from(error: CallError) -> Self {
         Self { kind: error.kind, http_status: error.http_status(), details: error.details }
     }
+}
+
+/// Whether something came back that is no HTTP: an answer, if an unusable one.
+fn is_garbled(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if error.downcast_ref().is_some_and(hyper::Error::is_parse) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// The middleware.
