@@ -57,9 +57,11 @@ impl fmt::Debug for ClientBuilder {
 
 impl ClientBuilder {
     pub(crate) fn new(telemetry: Telemetry) -> Self {
-        // An answer that sends us elsewhere is an answer: it is shown, not followed.
+        // An answer that sends us elsewhere is an answer: it is shown, not followed. A neighbour is
+        // called directly, whatever proxy a shell has set for the world outside.
         let client = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
             .dns_resolver(Arc::new(Resolver))
             .tcp_nodelay(true);
         Self { telemetry, client, timeout: None, connect_retries: 0, breaker: None }
