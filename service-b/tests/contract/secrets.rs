@@ -1,0 +1,74 @@
+//! Credentials in `SERVICE_A_URL` are for service A alone.
+
+use testkit::otlp::{Protocol, Receiver};
+use testkit::{FakeServer, Reply};
+
+use crate::service_b;
+
+const SECRETS: [&str; 4] = ["hunter2", "tok3n", "alice", "fr4gment"];
+
+fn with_secrets(service_a: &FakeServer) -> String {
+    format!("http://alice:hunter2@{}/base/?token=tok3n#fr4gment", service_a.address())
+}
+
+fn assert_clean(what: &str, text: &str) {
+    for secret in SECRETS {
+        assert!(!text.contains(secret), "{secret} in {what}: {text}");
+    }
+}
+
+#[test]
+fn credentials_reach_service_a_and_nobody_else() {
+    let backend = Receiver::start();
+    let service_a = FakeServer::start(Reply::echo("hello"));
+    let service = service_b(with_secrets(&service_a))
+        .set_all(backend.variables(Protocol::Grpc))
+        .set("RUST_LOG", "trace")
+        .serve();
+    let mut spans = 0;
+    for reply in [
+        Reply::echo("hello"),
+        Reply::Close(Vec::new()),
+        Reply::Answer(500, String::new()),
+        Reply::Answer(200, "garbage".to_owned()),
+        Reply::Close(Reply::start_of(100, "")),
+        Reply::Close(b"garbage\r\n".to_vec()),
+        Reply::Silence(Vec::new()),
+    ] {
+        service_a.reply(reply);
+        let answer = service.get("/call-echo?msg=hello");
+        assert_clean("the answer", answer.text());
+        assert_clean("the headers", &format!("{:?}", answer.headers));
+        service.wait_for_access(answer.trace_id());
+        spans += backend.wait_for_trace(answer.trace_id(), 2).len();
+    }
+    assert_eq!(spans, 14);
+    // They are what A expects.
+    let request = &service_a.requests()[0];
+    assert_eq!(request.line, "GET /base/echo?msg=hello HTTP/1.1");
+    assert_eq!(request.headers["authorization"], "Basic YWxpY2U6aHVudGVyMg==");
+
+    assert_clean("the log", &service.stdout().join("\n"));
+    assert_clean("stderr", &service.stderr().join("\n"));
+    assert_clean("the metrics", service.get("/metrics").text());
+    assert_clean("the spans", &format!("{:?}", backend.exports()));
+}
+
+#[test]
+fn help_and_complaints_do_not_repeat_a_url() {
+    let service_a = FakeServer::start(Reply::echo("hello"));
+    let help = service_b(with_secrets(&service_a)).arg("--help").finish();
+    assert_eq!(help.code, Some(0));
+    assert_clean("--help", &help.stdout.join("\n"));
+    for bad in [
+        "ftp://alice:hunter2@host/?token=tok3n",
+        "http://alice:hunter2@host:port/?token=tok3n",
+        "alice:hunter2@host?token=tok3n",
+    ] {
+        let exit = service_b(bad).finish();
+        assert_eq!(exit.code, Some(2), "{bad}");
+        let message = exit.stderr.join("\n");
+        assert!(message.contains("SERVICE_A_URL"), "{message}");
+        assert_clean("the message", &message);
+    }
+}
