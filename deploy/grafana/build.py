@@ -345,7 +345,7 @@ overview = dashboard(
                     "reqps", stack=True, bars=True, overrides=kind_colours("service-. {}"),
                     links=[traces("Failed traces of ${__field.labels.job}", "${__field.labels.job}", ERRORS_ONLY)])),
                 (8, lines(
-                    "Error ratio", "The share of requests that ended in a 5xx. The dashed lines: 0.5 %, what the promise allows in the long run, and 5 %.",
+                    "Error ratio over time", "The share of requests that ended in a 5xx. The dashed lines: 0.5 %, what the promise allows in the long run, and 5 %.",
                     [q(f"""(sum by (job) (rate({SERVER}_count{{{SEL}, error_type!="", error_type!="canceled"}}[{RATE}]))
                             or 0 * sum by (job) (rate({SERVER}_count{{{SEL}}}[{RATE}])))
                            / (sum by (job) (rate({SERVER}_count{{{SEL}}}[{RATE}])) > 0)""", "{{job}}")],
@@ -557,7 +557,7 @@ telemetry = dashboard(
                     [q(f"max by (job, instance) (scrape_duration_seconds{{{SEL}}})", "{{job}} {{instance}}")],
                     "s", thresholds=steps(GREEN, (1, ORANGE), (4, RED)))),
                 (8, lines(
-                    "Series", "How many series each target exposes, and how many Prometheus holds in all. A line that climbs without end is a label that should not be one.",
+                    "Series over time", "How many series each target exposes, and how many Prometheus holds in all. A line that climbs without end is a label that should not be one.",
                     [
                         q(f"scrape_samples_post_metric_relabeling{{{SEL}}}", "{{job}} {{instance}}"),
                         q("prometheus_tsdb_head_series", "held by Prometheus"),
@@ -572,7 +572,7 @@ telemetry = dashboard(
         ("Processes", [
             (8, [
                 (8, lines(
-                    "CPU", "Cores in use: 100 % is one core.",
+                    "CPU", "Cores in use by each process: 100 % is one core, and 200 % is all there is on a machine with two.",
                     [q(f"sum by (job, instance) (rate(process_cpu_seconds_total{{{SEL}}}[{RATE}]))", "{{job}} {{instance}}")], "percentunit")),
                 (8, lines(
                     "Memory", "Resident memory, held against the container's limit of 128 MiB (the dashed line).",
@@ -590,7 +590,7 @@ telemetry = dashboard(
                     "Threads", "Threads of each process. It stays level under load: requests do not get threads of their own.",
                     [q(f"process_threads{{{SEL}}}", "{{job}} {{instance}}")], "short")),
                 (12, lines(
-                    "Time since start", "A fall to zero is a restart.",
+                    "Time since start", "How long each process has been running. A fall to zero is a restart.",
                     [q(f"time() - process_start_time_seconds{{{SEL}}}", "{{job}} {{instance}}")], "s")),
             ]),
         ]),
