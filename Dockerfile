@@ -2,6 +2,7 @@
 # Build with BuildKit (Docker 23 and later use it by themselves): docker build -t observability-starter .
 
 FROM rust:1.95-bookworm AS build
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 WORKDIR /src
 COPY . .
 # Shown as build_info's label `revision`; .git itself stays out of the build.
