@@ -225,8 +225,9 @@ def variable(name, label, query, every, why):
     }
 
 
-def dashboard(uid, title, why, services, every, rows):
-    """`rows`: (heading, [(height, [(width, panel), ...]), ...]), laid out from top to bottom."""
+def dashboard(uid, title, why, source, rows):
+    """`source`: the series that the variables offer their values from.
+    `rows`: (heading, [(height, [(width, panel), ...]), ...]), laid out from top to bottom."""
     panels, y = [], 0
     for heading, strips in rows:
         panels.append({"type": "row", "title": heading, "collapsed": False, "panels": [], "gridPos": {"h": 1, "w": 24, "x": 0, "y": y}})
@@ -254,8 +255,8 @@ def dashboard(uid, title, why, services, every, rows):
         "timezone": "browser",
         "templating": {
             "list": [
-                variable("service", "Service", services, every, "The service: Prometheus' label job"),
-                variable("instance", "Instance", 'label_values(up{job=~"$service"}, instance)', ".+", "One process of the service"),
+                variable("service", "Service", f'label_values({source}{{job=~"service-.+"}}, job)', "service-.+", "The service: Prometheus' label job"),
+                variable("instance", "Instance", f'label_values({source}{{job=~"$service"}}, instance)', ".+", "One process of the service"),
             ]
         },
         "annotations": {
@@ -297,8 +298,7 @@ overview = dashboard(
     "overview",
     "Overview",
     "Is it up, how much, how many errors, how slow, and is the promise kept? For both services.",
-    'label_values(up{job=~"service-.+"}, job)',
-    "service-.+",
+    "up",
     [
         ("Now", [
             (4, [
@@ -398,8 +398,7 @@ calls = dashboard(
     "calls-to-a",
     "Calls to A",
     "The dependency as its caller sees it: how much, with what outcome, how slow, and where the time goes.",
-    f"label_values({CLIENT}_count, job)",
-    "service-.+",
+    f"{CLIENT}_count",
     [
         ("Now", [
             (4, [
@@ -508,8 +507,7 @@ telemetry = dashboard(
     "telemetry-health",
     "Telemetry health",
     "Can the other two dashboards be believed? Spans, scrapes, logs, and what the processes cost.",
-    'label_values(up{job=~"service-.+"}, job)',
-    "service-.+",
+    "up",
     [
         ("Now", [
             (4, [
