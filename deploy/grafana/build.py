@@ -452,10 +452,9 @@ calls = dashboard(
                     [q(f'sum by (http_response_status_code) (rate({CLIENT}_count{{{SEL}, http_response_status_code!=""}}[{RATE}]))', "{{http_response_status_code}}")],
                     "reqps", stack=True, overrides=[colour_matching("/^2..$/", GREEN), colour_matching("/^4..$/", YELLOW), colour_matching("/^5..$/", RED)])),
                 (12, lines(
-                    "Share of failed calls", "Failed calls among all. The alerts ServiceARefused and ServiceATimingOut begin at 5 % of one kind, the dashed red line.",
-                    [q(f"""(sum(rate(http_client_request_errors_total{{{SEL}, error_type!="canceled"}}[{RATE}])))
-                           / (sum(rate({CLIENT}_count{{{SEL}}}[{RATE}])) > 0)""", "failed")],
-                    "percentunit", thresholds=steps(GREEN, (0.005, ORANGE), (0.05, RED)))),
+                    "Share of failed calls by kind", "Each kind of error among all calls, over a minute. Where refused, dns, unreachable or timeout stay above the dashed red line, 5 %, ServiceARefused or ServiceATimingOut fires.",
+                    [q('max by (error_type) (job_error:http_client_errors:ratio_rate1m{job=~"$service", error_type!="canceled"})', "{{error_type}}")],
+                    "percentunit", thresholds=steps(GREEN, (0.005, ORANGE), (0.05, RED)), overrides=kind_colours())),
             ]),
         ]),
         ("How slow, and where", [
