@@ -225,6 +225,13 @@ def variable(name, label, query, every, why):
     }
 
 
+def link(title, **more):
+    """A link in the head of a dashboard."""
+    plain = {"type": "link", "icon": "external link", "tags": [], "url": "", "tooltip": ""}
+    switches = {"asDropdown": False, "keepTime": False, "includeVars": False, "targetBlank": False}
+    return {"title": title, **plain, **switches, **more}
+
+
 def dashboard(uid, title, why, source, rows):
     """`source`: the series that the variables offer their values from.
     `rows`: (heading, [(height, [(width, panel), ...]), ...]), laid out from top to bottom."""
@@ -274,9 +281,9 @@ def dashboard(uid, title, why, source, rows):
             ]
         },
         "links": [
-            {"type": "dashboards", "title": "Dashboards", "tags": ["observability"], "asDropdown": False, "keepTime": True, "includeVars": False, "targetBlank": False, "icon": "external link", "tooltip": "", "url": ""},
-            {"type": "link", "title": "Traces (Jaeger)", "url": f"{JAEGER_UI}/search", "targetBlank": True, "icon": "external link", "tooltip": "Search the traces", "tags": []},
-            {"type": "link", "title": "Alerts (Prometheus)", "url": f"{PROMETHEUS_UI}/alerts", "targetBlank": True, "icon": "bolt", "tooltip": "The rules and their state", "tags": []},
+            link("Dashboards", type="dashboards", tags=["observability"], keepTime=True),
+            link("Traces (Jaeger)", url=f"{JAEGER_UI}/search", targetBlank=True, tooltip="Search the traces"),
+            link("Alerts (Prometheus)", url=f"{PROMETHEUS_UI}/alerts", targetBlank=True, icon="bolt", tooltip="The rules and their state"),
         ],
         "panels": panels,
     }  # fmt: skip
