@@ -1,5 +1,5 @@
 //! What noise does not touch: instructions and allocations per request, counted by callgrind over
-//! the whole process (all threads, user space), as the difference between a long and a short run.
+//! the whole process (all threads, user space) from the moment it is warm until it has stopped.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -12,10 +12,10 @@ use crate::Result;
 use crate::compare::{Service, Variant, variables};
 use crate::process::Process;
 
-/// Requests of the short run, which pays for the start and the first use of everything.
-const SHORT: u64 = 500;
-/// Requests of the long one.
-const LONG: u64 = 2_500;
+/// Requests before the counters are set to zero.
+const WARM_UP: u64 = 500;
+/// Requests that are counted.
+const COUNTED: u64 = 3_000;
 /// Connections, each with one request at a time.
 const CONNECTIONS: u64 = 10;
 
@@ -86,26 +86,22 @@ pub(crate) fn print(names: &[&str]) -> Result<()> {
 
 /// Counts one scenario.
 pub(crate) fn count(scenario: &Scenario) -> Result<Price> {
-    let directory = env::temp_dir().join(format!("bench-{}-{}", scenario.name, std::process::id()));
-    fs::create_dir_all(&directory)?;
-    let short = total(scenario, SHORT, &directory.join("short"));
-    let long = total(scenario, LONG, &directory.join("long"));
+    let name = format!("bench-{}-{}.callgrind", scenario.name, std::process::id());
+    let profile = env::temp_dir().join(name);
+    let price = run(scenario, &profile);
     if env::var_os("BENCH_KEEP").is_none() {
-        fs::remove_dir_all(&directory)?;
-    } else {
-        eprintln!("{}: profiles are in {}", scenario.name, directory.display());
+        fs::remove_file(&profile)?;
     }
-    let (short, long) = (short?, long?);
-    let per_request =
-        |value: fn(&Price) -> f64| (value(&long) - value(&short)) / (LONG - SHORT) as f64;
+    let total = price?;
+    let per_request = |count| count / COUNTED as f64;
     Ok(Price {
-        instructions: per_request(|price| price.instructions),
-        allocations: per_request(|price| price.allocations),
+        instructions: per_request(total.instructions),
+        allocations: per_request(total.allocations),
     })
 }
 
-/// The whole of a process that answers so many requests.
-fn total(scenario: &Scenario, requests: u64, profile: &Path) -> Result<Price> {
+/// The whole of the counted requests.
+fn run(scenario: &Scenario, profile: &Path) -> Result<Price> {
     let service_a = Process::this(&["bare-a"], &[])?;
     let receiver = Process::this(&["receiver"], &[])?;
     let mut command = Command::new("valgrind");
@@ -129,7 +125,12 @@ fn total(scenario: &Scenario, requests: u64, profile: &Path) -> Result<Price> {
     let process = Process::start(command, &settings).map_err(|error| {
         format!("{}: {error} (is valgrind there? Debian: apt-get install valgrind)", scenario.name)
     })?;
-    ask(&process, scenario.service.path(), requests)?;
+    ask(&process, scenario.service.path(), WARM_UP)?;
+    let zero = Command::new("vgdb").arg(format!("--pid={}", process.id())).arg("zero").output()?;
+    if !zero.status.success() {
+        return Err(format!("vgdb: {}", String::from_utf8_lossy(&zero.stderr)).into());
+    }
+    ask(&process, scenario.service.path(), COUNTED)?;
     process.stop()?;
     read(&fs::read_to_string(profile)?)
 }

@@ -57,6 +57,10 @@ impl Process {
         Ok(Self { child, address, start_time })
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// `http://` and the address.
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
