@@ -4,8 +4,8 @@
 //! The guard ([`Exchange`]) lives from the request's arrival to the end of the response body and
 //! fires exactly once, also where the caller goes away first.
 
-use std::any::Any;
 use std::convert::Infallible;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::task::{Context as TaskContext, Poll, ready};
@@ -15,6 +15,8 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request};
 use axum::response::{IntoResponse, Response};
+use axum::routing::Route;
+use axum::routing::future::RouteFuture;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, Version, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
@@ -24,7 +26,6 @@ use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
-use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::trace::{MakeSpan, TraceLayer};
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
@@ -69,10 +70,9 @@ impl Telemetry {
             .on_body_chunk(())
             .on_eos(())
             .on_failure(());
-        router
-            .layer(CatchPanicLayer::custom(panicked))
-            .layer(MeasureLayer { telemetry: self.clone() })
-            .layer(trace)
+        // axum boxes a future and a body for each layer it is given, so all of ours are one; and
+        // without `with_state` it would build each handler's stack of layers anew for each request.
+        router.with_state(()).layer((trace, MeasureLayer { telemetry: self.clone() }))
     }
 }
 
@@ -87,7 +87,7 @@ fn overloaded() -> Response {
     response
 }
 
-fn panicked(_: Box<dyn Any + Send>) -> http::Response<Body> {
+fn panicked() -> Response {
     let status = StatusCode::INTERNAL_SERVER_ERROR;
     let details = "the handler panicked".to_owned();
     let mut response = status.into_response();
@@ -120,109 +120,92 @@ struct MeasureLayer {
     telemetry: Telemetry,
 }
 
-impl<S> Layer<S> for MeasureLayer {
-    type Service = Measure<S>;
-    fn layer(&self, inner: S) -> Measure<S> {
+impl Layer<Route> for MeasureLayer {
+    type Service = Measure;
+    fn layer(&self, inner: Route) -> Measure {
         Measure { inner, telemetry: self.telemetry.clone() }
     }
 }
 
 #[derive(Clone)]
-struct Measure<S> {
-    inner: S,
+struct Measure {
+    inner: Route,
     telemetry: Telemetry,
 }
 
-impl<S, B> Service<Request> for Measure<S>
-where
-    S: Service<Request, Response = http::Response<B>, Error = Infallible>,
-    B: HttpBody<Data = Bytes> + Send + 'static,
-    B::Error: Into<axum::BoxError>,
-{
-    type Response = Response;
+impl Service<Request> for Measure {
+    type Response = http::Response<MeasuredBody>;
     type Error = Infallible;
-    type Future = MeasureFuture<S::Future>;
+    type Future = MeasureFuture;
 
     fn poll_ready(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<(), Infallible>> {
-        self.inner.poll_ready(cx)
+        Service::<Request>::poll_ready(&mut self.inner, cx)
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
         let exchange = Exchange::start(self.telemetry.clone(), &request);
         // Where spans are switched off, nobody else makes the trace's context the current one.
         let attach = exchange.telemetry.0.config.otel.disabled.then(|| exchange.cx.clone());
-        let _attached = attach.clone().map(Context::attach);
         let inner = exchange.is_admitted.then(|| self.inner.call(request));
         MeasureFuture { inner, exchange: Some(exchange), attach }
     }
 }
 
 pin_project! {
-    struct MeasureFuture<F> {
+    struct MeasureFuture {
         // Absent where the request is not admitted.
         #[pin]
-        inner: Option<F>,
+        inner: Option<RouteFuture<Infallible>>,
         exchange: Option<Exchange>,
         attach: Option<Context>,
     }
 }
 
-impl<F, B> Future for MeasureFuture<F>
-where
-    F: Future<Output = Result<http::Response<B>, Infallible>>,
-    B: HttpBody<Data = Bytes> + Send + 'static,
-    B::Error: Into<axum::BoxError>,
-{
-    type Output = Result<Response, Infallible>;
+impl Future for MeasureFuture {
+    type Output = Result<http::Response<MeasuredBody>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let _attached = this.attach.clone().map(Context::attach);
         let mut response = match this.inner.as_pin_mut() {
-            Some(inner) => {
-                let Ok(response) = ready!(inner.poll(cx));
-                response.map(Body::new)
-            }
+            // A handler that panics is polled no more: its answer is there.
+            Some(inner) => match catch_unwind(AssertUnwindSafe(|| inner.poll(cx))) {
+                Ok(Poll::Pending) => return Poll::Pending,
+                Ok(Poll::Ready(Ok(response))) => response,
+                Err(_) => panicked(),
+            },
             None => overloaded(),
         };
-        let Some(mut exchange) = this.exchange.take() else {
-            return Poll::Ready(Ok(response));
-        };
-        exchange.answer(&mut response);
-        let complete = exchange.is_head || response.body().is_end_stream();
-        let exchange = if complete {
-            exchange.finish(None);
-            None
-        } else {
+        let exchange = this.exchange.take().and_then(|mut exchange| {
+            exchange.answer(&mut response);
+            if exchange.is_head || response.body().is_end_stream() {
+                exchange.finish(None);
+                return None;
+            }
             Some(exchange)
-        };
-        Poll::Ready(Ok(response.map(|inner| Body::new(MeasuredBody { inner, exchange }))))
+        });
+        Poll::Ready(Ok(response.map(|inner| MeasuredBody { inner, exchange })))
     }
 }
 
 pin_project! {
-    struct MeasuredBody<B> {
+    struct MeasuredBody {
         #[pin]
-        inner: B,
+        inner: Body,
         exchange: Option<Exchange>,
     }
 }
 
-impl<B> HttpBody for MeasuredBody<B>
-where
-    B: HttpBody,
-    B::Error: Into<axum::BoxError>,
-{
-    type Data = B::Data;
-    type Error = axum::BoxError;
+impl HttpBody for MeasuredBody {
+    type Data = Bytes;
+    type Error = axum::Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut TaskContext<'_>,
-    ) -> Poll<Option<Result<Frame<B::Data>, axum::BoxError>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let mut this = self.project();
-        let frame =
-            ready!(this.inner.as_mut().poll_frame(cx)).map(|frame| frame.map_err(Into::into));
+        let frame = ready!(this.inner.as_mut().poll_frame(cx));
         // Nobody polls again after the last frame where the length was announced.
         let end = match &frame {
             Some(Ok(_)) if !this.inner.is_end_stream() => return Poll::Ready(frame),
