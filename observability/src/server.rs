@@ -8,6 +8,7 @@ use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context as TaskContext, Poll, ready};
 use std::time::Instant;
 
@@ -20,7 +21,6 @@ use axum::routing::future::RouteFuture;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, Version, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use metrics::Gauge;
 use opentelemetry::trace::{SpanContext, Status, TraceContextExt};
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
@@ -33,7 +33,7 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 use crate::error_kind::ErrorKind;
 use crate::log::Access;
 use crate::method::Method;
-use crate::metrics::{Outcome, URL_SCHEME};
+use crate::metrics::{Outcome, RouteMetrics, URL_SCHEME};
 use crate::telemetry::Telemetry;
 use crate::trace_context;
 
@@ -123,14 +123,33 @@ struct MeasureLayer {
 impl Layer<Route> for MeasureLayer {
     type Service = Measure;
     fn layer(&self, inner: Route) -> Measure {
-        Measure { inner, telemetry: self.telemetry.clone() }
+        let telemetry = self.telemetry.clone();
+        Measure { inner, endpoint: Arc::new(Endpoint { telemetry, route: OnceLock::new() }) }
+    }
+}
+
+/// What requests to one of the router's endpoints share.
+struct Endpoint {
+    telemetry: Telemetry,
+    /// The route of the first request, which is that of nearly all.
+    route: OnceLock<&'static RouteMetrics>,
+}
+
+impl Endpoint {
+    fn route(&self, request: &Request) -> &'static RouteMetrics {
+        let matched = request.extensions().get::<MatchedPath>();
+        let template = matched.map_or(UNMATCHED, MatchedPath::as_str);
+        let metrics = &self.telemetry.0.metrics;
+        let route = *self.route.get_or_init(|| metrics.route(template));
+        // A wrapped router may be nested in several places.
+        if route.template == template { route } else { metrics.route(template) }
     }
 }
 
 #[derive(Clone)]
 struct Measure {
     inner: Route,
-    telemetry: Telemetry,
+    endpoint: Arc<Endpoint>,
 }
 
 impl Service<Request> for Measure {
@@ -143,9 +162,9 @@ impl Service<Request> for Measure {
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let exchange = Exchange::start(self.telemetry.clone(), &request);
+        let exchange = Exchange::start(Arc::clone(&self.endpoint), &request);
         // Where spans are switched off, nobody else makes the trace's context the current one.
-        let attach = exchange.telemetry.0.config.otel.disabled.then(|| exchange.cx.clone());
+        let attach = self.endpoint.telemetry.0.config.otel.disabled.then(|| exchange.cx.clone());
         let inner = exchange.is_admitted.then(|| self.inner.call(request));
         MeasureFuture { inner, exchange: Some(exchange), attach }
     }
@@ -229,12 +248,11 @@ impl HttpBody for MeasuredBody {
 
 /// The guard of one request.
 struct Exchange {
-    telemetry: Telemetry,
+    endpoint: Arc<Endpoint>,
+    route: &'static RouteMetrics,
     started: Instant,
     method: Method,
     is_head: bool,
-    route: Option<MatchedPath>,
-    active: Gauge,
     is_admitted: bool,
     cx: Context,
     status: Option<StatusCode>,
@@ -243,29 +261,28 @@ struct Exchange {
 }
 
 impl Exchange {
-    fn start(telemetry: Telemetry, request: &Request) -> Self {
+    fn start(endpoint: Arc<Endpoint>, request: &Request) -> Self {
         let started = Instant::now();
         let method = Method::from(request.method());
-        let route = request.extensions().get::<MatchedPath>().cloned();
-        let cx = if telemetry.0.config.otel.disabled {
+        let route = endpoint.route(request);
+        let telemetry = &endpoint.telemetry.0;
+        let cx = if telemetry.config.otel.disabled {
             Context::new().with_remote_span_context(
                 trace_context::extract(request.headers()).unwrap_or_else(fresh_trace),
             )
         } else {
             Span::current().context()
         };
-        describe(&cx, request, method, route.as_ref());
-        let active = telemetry.0.metrics.server_active(method);
-        active.increment(1);
-        let already = telemetry.0.in_flight.fetch_add(1, Ordering::Relaxed);
-        let is_admitted = already < telemetry.0.config.max_concurrent_requests.get();
+        describe(&cx, request, method, route);
+        telemetry.metrics.server_active(method).increment(1);
+        let already = telemetry.in_flight.fetch_add(1, Ordering::Relaxed);
+        let is_admitted = already < telemetry.config.max_concurrent_requests.get();
         Self {
-            telemetry,
+            endpoint,
+            route,
             started,
             method,
             is_head: request.method() == http::Method::HEAD,
-            route,
-            active,
             is_admitted,
             cx,
             status: None,
@@ -294,8 +311,9 @@ impl Exchange {
             return;
         }
         let latency = self.started.elapsed();
-        self.active.decrement(1);
-        self.telemetry.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        let telemetry = &self.endpoint.telemetry;
+        telemetry.0.metrics.server_active(self.method).decrement(1);
+        telemetry.0.in_flight.fetch_sub(1, Ordering::Relaxed);
         let failed = self.status.is_some_and(|status| status.is_server_error());
         let error = match (&broken, &self.failure, self.status) {
             (Some((kind, _)), _, _) => Some(*kind),
@@ -305,8 +323,7 @@ impl Exchange {
         };
         let outcome = Outcome { method: self.method, status: self.status, error };
         let span = self.cx.span();
-        let trace = self.telemetry.traced(span.span_context());
-        self.telemetry.0.metrics.server_request(self.route(), outcome, latency, trace);
+        self.route.request(outcome, latency, telemetry.traced(span.span_context()));
         self.end_span(error, failed);
 
         let details = match (&broken, &self.failure, self.status) {
@@ -316,8 +333,8 @@ impl Exchange {
             (None, None, None) => "",
         };
         let shown = self.failure.as_ref().map(|failure| failure.http_status).or(self.status);
-        self.telemetry.0.logger.access(&Access {
-            endpoint: self.route(),
+        telemetry.0.logger.access(&Access {
+            endpoint: self.route.template,
             method: self.method.as_str(),
             http_status: shown.map(|status| status.as_u16()),
             failure: error.as_ref().map(|kind| (kind.as_str(), details)),
@@ -345,10 +362,6 @@ impl Exchange {
             span.set_status(Status::error(details.unwrap_or_default()));
         }
     }
-
-    fn route(&self) -> &str {
-        self.route.as_ref().map_or(UNMATCHED, MatchedPath::as_str)
-    }
 }
 
 impl Drop for Exchange {
@@ -362,13 +375,12 @@ impl Drop for Exchange {
 
 /// Attributes that are known from the start, by the semantic conventions for HTTP server spans.
 /// The query is left out: its values belong to the caller.
-fn describe(cx: &Context, request: &Request, method: Method, route: Option<&MatchedPath>) {
+fn describe(cx: &Context, request: &Request, method: Method, route: &RouteMetrics) {
     let span = cx.span();
     if !span.is_recording() {
         return;
     }
-    let method_name = if method.is_other() { "HTTP" } else { method.as_str() };
-    let mut attributes = Vec::with_capacity(10);
+    let mut attributes = Vec::with_capacity(7);
     attributes.push(KeyValue::new("http.request.method", method.as_str()));
     attributes.push(KeyValue::new("url.scheme", URL_SCHEME));
     attributes.push(KeyValue::new("url.path", request.uri().path().to_owned()));
@@ -384,12 +396,11 @@ fn describe(cx: &Context, request: &Request, method: Method, route: Option<&Matc
     {
         attributes.push(KeyValue::new("user_agent.original", agent.to_owned()));
     }
-    match route {
-        Some(route) => {
-            span.update_name(format!("{method_name} {}", route.as_str()));
-            attributes.push(KeyValue::new("http.route", route.as_str().to_owned()));
-        }
-        None => span.update_name(method_name),
+    if route.template == UNMATCHED {
+        span.update_name(method.span_name());
+    } else {
+        span.update_name(route.span_name(method));
+        attributes.push(KeyValue::new("http.route", route.template));
     }
     span.set_attributes(attributes);
 }
