@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use http::{Extensions, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use metrics::Gauge;
 use opentelemetry::trace::{Status, TraceContextExt};
 use opentelemetry::{Context, KeyValue};
 use pin_project_lite::pin_project;
@@ -314,7 +313,6 @@ struct Call {
     started: Instant,
     method: Method,
     url: String,
-    active: Gauge,
     cx: Context,
     /// The span ends when its last handle is dropped.
     _span: Span,
@@ -334,8 +332,7 @@ impl Call {
         let peer = telemetry.0.metrics.client(&peer_name);
         let url = without_secrets(request.url());
         if cx.span().is_recording() && !span.is_disabled() {
-            let name = if method.is_other() { "HTTP" } else { method.as_str() };
-            cx.span().update_name(name);
+            cx.span().update_name(method.span_name());
             cx.span().set_attributes([
                 KeyValue::new("http.request.method", method.as_str()),
                 KeyValue::new("server.address", peer_name.address.into_string()),
@@ -343,8 +340,7 @@ impl Call {
                 KeyValue::new("url.full", url.clone()),
             ]);
         }
-        let active = peer.active(method);
-        active.increment(1);
+        peer.active(method).increment(1);
         let started = Instant::now();
         let _span = span.clone();
         let call = Self {
@@ -353,7 +349,6 @@ impl Call {
             started,
             method,
             url,
-            active,
             cx,
             _span,
             status: None,
@@ -373,7 +368,7 @@ impl Call {
         if let Some(breaker) = &self.breaker {
             breaker.observe(error);
         }
-        self.active.decrement(1);
+        self.peer.active(self.method).decrement(1);
         let span = self.cx.span();
         let outcome = Outcome { method: self.method, status: self.status, error };
         self.peer.request(outcome, duration, self.telemetry.traced(span.span_context()));

@@ -3,10 +3,11 @@
 //! A line is formatted into a buffer that is used again and handed to [`Sink`], which never waits:
 //! a slow or closed stdout costs lines, and lost lines are counted, but no request ever stands still.
 
-use std::cell::RefCell;
-use std::fmt::{self, Write as _};
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::io::Write as _;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use opentelemetry::trace::{SpanContext, TraceContextExt};
 use tracing::field::{Field, Visit};
@@ -93,7 +94,7 @@ impl Logger {
         }
         self.line(level, |line| {
             line.plain("endpoint", access.endpoint);
-            line.plain("status", if ok { "ok" } else { "error" });
+            line.word("status", if ok { "ok" } else { "error" });
             if !ok {
                 if let Some(status) = access.http_status {
                     line.number("http_status", status.into());
@@ -104,7 +105,7 @@ impl Logger {
                 }
             }
             line.number("latency_ms", access.latency_ms);
-            line.plain("method", access.method);
+            line.word("method", access.method);
             if ok && let Some(status) = access.http_status {
                 line.number("http_status", status.into());
             }
@@ -114,84 +115,107 @@ impl Logger {
 
     fn line(&self, level: &str, fields: impl FnOnce(&mut Line<'_>)) {
         thread_local! {
-            static BUFFER: RefCell<String> = const { RefCell::new(String::new()) };
+            static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
         }
-        let write = |buffer: &mut String| {
+        let write = |buffer: &mut Vec<u8>| {
             buffer.clear();
             let mut line = Line { buffer, format: self.format };
             line.start(level, self.service);
             fields(&mut line);
             line.end();
-            self.sink.push(buffer.as_bytes());
+            self.sink.push(buffer);
             buffer.shrink_to(16 * 1024);
         };
         BUFFER.with(|buffer| match buffer.try_borrow_mut() {
             Ok(mut buffer) => write(&mut buffer),
             // A value whose formatting itself writes a log line.
-            Err(_) => write(&mut String::new()),
+            Err(_) => write(&mut Vec::new()),
         });
     }
 }
 
-/// A line in the making. Writing to a `String` cannot fail, so results are passed over here.
+/// A line in the making. Writing to a `Vec` cannot fail, so results are passed over here.
 struct Line<'a> {
-    buffer: &'a mut String,
+    buffer: &'a mut Vec<u8>,
     format: LogFormat,
 }
 
 impl Line<'_> {
     fn start(&mut self, level: &str, service: &str) {
-        let now = humantime::format_rfc3339_millis(SystemTime::now());
-        let _ = match self.format {
-            LogFormat::Logfmt => write!(self.buffer, "{now} level={level}"),
-            LogFormat::Json => write!(self.buffer, "{{\"ts\":\"{now}\",\"level\":\"{level}\""),
-        };
+        match self.format {
+            LogFormat::Logfmt => {
+                write_now(self.buffer);
+                self.text(" level=");
+                self.text(level);
+            }
+            LogFormat::Json => {
+                self.text("{\"ts\":\"");
+                write_now(self.buffer);
+                self.text("\",\"level\":\"");
+                self.text(level);
+                self.text("\"");
+            }
+        }
         self.plain("service", service);
     }
 
     fn end(&mut self) {
-        self.buffer.push_str(match self.format {
+        self.text(match self.format {
             LogFormat::Logfmt => "\n",
             LogFormat::Json => "}\n",
         });
     }
 
+    fn text(&mut self, text: &str) {
+        self.buffer.extend_from_slice(text.as_bytes());
+    }
+
     fn key(&mut self, key: &str) {
-        match self.format {
-            LogFormat::Logfmt => {
-                self.buffer.push(' ');
-                self.buffer.push_str(key);
-                self.buffer.push('=');
-            }
-            LogFormat::Json => {
-                self.buffer.push_str(",\"");
-                self.buffer.push_str(key);
-                self.buffer.push_str("\":");
-            }
-        }
+        let (before, after) = match self.format {
+            LogFormat::Logfmt => (" ", "="),
+            LogFormat::Json => (",\"", "\":"),
+        };
+        self.text(before);
+        self.text(key);
+        self.text(after);
     }
 
     /// A string, in quotes only where it needs them.
     fn plain(&mut self, key: &str, value: &str) {
-        if self.format == LogFormat::Json || needs_quotes(value) {
+        if needs_quotes(value) {
             self.quoted(key, value);
         } else {
-            self.key(key);
-            self.buffer.push_str(value);
+            self.word(key, value);
         }
+    }
+
+    /// A string of ours that is known to need no quotes in logfmt and no escapes in JSON.
+    fn word(&mut self, key: &str, value: &str) {
+        self.bare(key, value.as_bytes());
+    }
+
+    fn bare(&mut self, key: &str, value: &[u8]) {
+        self.key(key);
+        let quote = match self.format {
+            LogFormat::Logfmt => "",
+            LogFormat::Json => "\"",
+        };
+        self.text(quote);
+        self.buffer.extend_from_slice(value);
+        self.text(quote);
     }
 
     /// A string, always in quotes.
     fn quoted(&mut self, key: &str, value: &str) {
         self.key(key);
-        self.buffer.push('"');
+        self.text("\"");
         escape(self.buffer, value);
-        self.buffer.push('"');
+        self.text("\"");
     }
 
     fn number(&mut self, key: &str, value: u64) {
         self.key(key);
-        let _ = write!(self.buffer, "{value}");
+        write_number(self.buffer, value);
     }
 
     fn span(&mut self, span: &SpanContext) {
@@ -205,13 +229,60 @@ impl Line<'_> {
         let mut digits = [0; 32];
         let digits = &mut digits[..bytes.len() * 2];
         crate::trace_context::write_hex(digits, bytes);
-        self.plain(key, std::str::from_utf8(digits).unwrap_or_default());
+        self.bare(key, digits);
     }
+}
+
+/// The time, RFC 3339 with milliseconds, in UTC. All but the milliseconds is formatted once a second
+/// on each thread.
+fn write_now(to: &mut Vec<u8>) {
+    /// As far as the seconds and the point behind them.
+    type Second = [u8; 20];
+    thread_local! {
+        static LAST: Cell<(u64, Second)> = const { Cell::new((u64::MAX, [0; 20])) };
+    }
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let (mut second, mut text) = LAST.get();
+    if second != now.as_secs() {
+        second = now.as_secs();
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(second);
+        // Past the year 9999 there is no such text, and the last one stays.
+        let _ = write!(&mut text[..], "{}", humantime::format_rfc3339_millis(time));
+        LAST.set((second, text));
+    }
+    to.extend_from_slice(&text);
+    let milliseconds = now.subsec_millis();
+    to.extend([100, 10, 1].map(|unit| digit(u64::from(milliseconds / unit))));
+    to.push(b'Z');
+}
+
+/// The last decimal digit.
+fn digit(value: u64) -> u8 {
+    b"0123456789"[(value % 10) as usize]
+}
+
+/// Decimal digits, without the machinery of `fmt`.
+fn write_number(to: &mut Vec<u8>, mut value: u64) {
+    let mut digits = [0; 20];
+    let mut start = digits.len();
+    loop {
+        start -= 1;
+        digits[start] = digit(value);
+        value /= 10;
+        if value == 0 {
+            break;
+        }
+    }
+    to.extend_from_slice(&digits[start..]);
 }
 
 /// Whether a value, left bare, could be read as anything but one value.
 fn needs_quotes(value: &str) -> bool {
-    value.is_empty() || value.chars().any(|c| matches!(c, ' ' | '"' | '=' | '\\') || is_escaped(c))
+    let is_plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'=' | b'\\');
+    // Nearly every value is plain ASCII; only what is not is looked at by characters.
+    value.is_empty()
+        || !value.bytes().all(is_plain)
+            && value.chars().any(|c| matches!(c, ' ' | '"' | '=' | '\\') || is_escaped(c))
 }
 
 /// What a terminal or a line reader could take for more than a character: controls, the two
@@ -223,18 +294,18 @@ fn is_escaped(c: char) -> bool {
 }
 
 /// JSON's escapes, in logfmt too.
-fn escape(to: &mut String, value: &str) {
+fn escape(to: &mut Vec<u8>, value: &str) {
     for c in value.chars() {
         match c {
-            '"' => to.push_str("\\\""),
-            '\\' => to.push_str("\\\\"),
-            '\n' => to.push_str("\\n"),
-            '\r' => to.push_str("\\r"),
-            '\t' => to.push_str("\\t"),
+            '"' => to.extend_from_slice(b"\\\""),
+            '\\' => to.extend_from_slice(b"\\\\"),
+            '\n' => to.extend_from_slice(b"\\n"),
+            '\r' => to.extend_from_slice(b"\\r"),
+            '\t' => to.extend_from_slice(b"\\t"),
             c if is_escaped(c) => {
                 let _ = write!(to, "\\u{:04x}", u32::from(c));
             }
-            c => to.push(c),
+            c => to.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
         }
     }
 }
@@ -372,6 +443,28 @@ mod tests {
     }
 
     const IDS: &str = "trace_id=00000000000000000000000000000abc span_id=00000000000000de";
+
+    #[test]
+    fn the_time_is_that_of_the_clock_to_the_millisecond() {
+        for _ in 0..3 {
+            let before = SystemTime::now() - Duration::from_millis(1);
+            let mut text = Vec::new();
+            write_now(&mut text);
+            let text = String::from_utf8(text).unwrap();
+            assert_eq!(text.len(), "2026-02-04T21:10:32.760Z".len(), "{text}");
+            let time = humantime::parse_rfc3339(&text).unwrap();
+            assert!(before < time && time <= SystemTime::now(), "{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_decimal() {
+        for number in [0, 7, 10, 1_234_567_890, u64::MAX] {
+            let mut text = Vec::new();
+            write_number(&mut text, number);
+            assert_eq!(String::from_utf8(text).unwrap(), number.to_string());
+        }
+    }
 
     #[test]
     fn a_good_request() {

@@ -11,9 +11,8 @@ mod exemplars;
 pub(crate) mod open_metrics;
 
 use std::collections::HashMap;
-use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use http::StatusCode;
@@ -73,9 +72,9 @@ pub(crate) struct Metrics {
     handle: PrometheusHandle,
     exemplars: Arc<Exemplars>,
     process: metrics_process::Collector,
-    server_durations: Routes,
-    server_active: Handles<Method, Gauge>,
-    clients: Handles<Peer, Arc<PeerMetrics>>,
+    routes: RwLock<HashMap<&'static str, &'static RouteMetrics>>,
+    server_active: ByMethod<Gauge>,
+    clients: Series<Peer, Arc<PeerMetrics>>,
     pub(crate) spans: SpanMetrics,
     pub(crate) lost_lines: LostLines,
 }
@@ -101,9 +100,9 @@ impl Metrics {
             handle: recorder.handle(),
             exemplars: Arc::default(),
             process,
-            server_durations: Routes::default(),
-            server_active: Handles::default(),
-            clients: Handles::default(),
+            routes: RwLock::default(),
+            server_active: ByMethod::default(),
+            clients: Series::default(),
             spans: SpanMetrics::new(&recorder),
             lost_lines: LostLines {
                 queue_full: counter(
@@ -147,8 +146,8 @@ impl Metrics {
         self.handle.run_upkeep();
     }
 
-    pub(crate) fn server_active(&self, method: Method) -> Gauge {
-        self.server_active.get(&method, || {
+    pub(crate) fn server_active(&self, method: Method) -> &Gauge {
+        self.server_active.get(method, || {
             gauge(
                 &self.recorder,
                 SERVER_ACTIVE,
@@ -160,10 +159,58 @@ impl Metrics {
         })
     }
 
+    /// What is kept for one route. `template` is a route's own, never a request's path.
+    pub(crate) fn route(&self, template: &str) -> &'static RouteMetrics {
+        let known = self.routes.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(route) = known.get(template) {
+            return route;
+        }
+        drop(known);
+        let mut known = self.routes.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(route) = known.get(template) {
+            return route;
+        }
+        let template: &'static str = template.to_owned().leak();
+        let route: &'static RouteMetrics = Box::leak(Box::new(RouteMetrics {
+            recorder: Arc::clone(&self.recorder),
+            exemplars: Arc::clone(&self.exemplars),
+            template,
+            span_names: ByMethod::default(),
+            durations: Series::default(),
+        }));
+        known.insert(template, route);
+        route
+    }
+
+    /// The series of calls to one peer; made at the first call, or when the client is built.
+    pub(crate) fn client(&self, peer: &Peer) -> Arc<PeerMetrics> {
+        let register = || {
+            let exemplars = Arc::clone(&self.exemplars);
+            Arc::new(PeerMetrics::new(Arc::clone(&self.recorder), exemplars, peer))
+        };
+        self.clients.with(peer, register, Arc::clone)
+    }
+}
+
+/// One route's names and series, kept as long as the process lives: there are only as many as a
+/// service has routes, and what lives for ever needs neither copies nor counts of its users.
+pub(crate) struct RouteMetrics {
+    recorder: Arc<PrometheusRecorder>,
+    exemplars: Arc<Exemplars>,
+    pub(crate) template: &'static str,
+    span_names: ByMethod<&'static str>,
+    durations: Series<Outcome, Timed>,
+}
+
+impl RouteMetrics {
+    /// What the server span of such a request is called.
+    pub(crate) fn span_name(&self, method: Method) -> &'static str {
+        self.span_names.get(method, || format!("{} {}", method.span_name(), self.template).leak())
+    }
+
     /// One served request; `trace` is its span where somebody will be able to look at it.
-    pub(crate) fn server_request(
+    pub(crate) fn request(
         &self,
-        route: &str,
         outcome: Outcome,
         duration: Duration,
         trace: Option<&SpanContext>,
@@ -171,25 +218,17 @@ impl Metrics {
         let register = || {
             let mut labels = vec![
                 label("http_request_method", outcome.method.as_str()),
-                label("http_route", route.to_owned()),
+                label("http_route", self.template),
                 label("url_scheme", URL_SCHEME),
             ];
             outcome.add_labels(&mut labels);
             Timed::register(&self.recorder, &self.exemplars, SERVER_DURATION, labels)
         };
-        self.server_durations.with(route, outcome, register, |timed| timed.record(duration, trace));
-    }
-
-    /// The series of calls to one peer; made at the first call, or when the client is built.
-    pub(crate) fn client(&self, peer: &Peer) -> Arc<PeerMetrics> {
-        self.clients.get(peer, || {
-            let exemplars = Arc::clone(&self.exemplars);
-            Arc::new(PeerMetrics::new(Arc::clone(&self.recorder), exemplars, peer))
-        })
+        self.durations.with(&outcome, register, |timed| timed.record(duration, trace));
     }
 }
 
-/// How a request ended, in labels.
+/// How a request ended, in labels. `status` is `None` where no answer was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Outcome {
     pub(crate) method: Method,
@@ -235,9 +274,9 @@ pub(crate) struct PeerMetrics {
     recorder: Arc<PrometheusRecorder>,
     exemplars: Arc<Exemplars>,
     peer: Peer,
-    durations: Handles<Outcome, Timed>,
-    errors: Handles<ErrorKind, Counted>,
-    active: Handles<Method, Gauge>,
+    durations: Series<Outcome, Timed>,
+    errors: Series<ErrorKind, Counted>,
+    active: ByMethod<Gauge>,
 }
 
 impl PeerMetrics {
@@ -247,18 +286,18 @@ impl PeerMetrics {
             recorder,
             exemplars,
             peer: peer.clone(),
-            durations: Handles::default(),
-            errors: Handles::default(),
-            active: Handles::default(),
+            durations: Series::default(),
+            errors: Series::default(),
+            active: ByMethod::default(),
         };
         for kind in ErrorKind::NAMED {
-            metrics.errors(kind).counter.increment(0);
+            metrics.error(kind, |error| error.counter.increment(0));
         }
         metrics
     }
 
-    pub(crate) fn active(&self, method: Method) -> Gauge {
-        self.active.get(&method, || {
+    pub(crate) fn active(&self, method: Method) -> &Gauge {
+        self.active.get(method, || {
             let mut labels = self.peer.labels();
             labels.push(label("http_request_method", method.as_str()));
             gauge(&self.recorder, CLIENT_ACTIVE, labels)
@@ -273,7 +312,7 @@ impl PeerMetrics {
         trace: Option<&SpanContext>,
     ) {
         if let Some(kind) = outcome.error {
-            self.errors(kind).increment(trace);
+            self.error(kind, |error| error.increment(trace));
         }
         let register = || {
             let mut labels = self.peer.labels();
@@ -281,12 +320,12 @@ impl PeerMetrics {
             outcome.add_labels(&mut labels);
             Timed::register(&self.recorder, &self.exemplars, CLIENT_DURATION, labels)
         };
-        self.durations.get(&outcome, register).record(duration, trace);
+        self.durations.with(&outcome, register, |timed| timed.record(duration, trace));
     }
 
     /// A call that was not made, since the circuit breaker is open.
     pub(crate) fn not_called(&self) {
-        self.errors(ErrorKind::CircuitOpen).increment(None);
+        self.error(ErrorKind::CircuitOpen, |error| error.increment(None));
     }
 
     /// A call that is made again.
@@ -298,18 +337,18 @@ impl PeerMetrics {
         gauge(&self.recorder, CLIENT_CIRCUIT_OPEN, self.peer.labels())
     }
 
-    fn errors(&self, kind: ErrorKind) -> Counted {
-        self.errors.get(&kind, || {
+    fn error(&self, kind: ErrorKind, use_it: impl FnOnce(&Counted)) {
+        let register = || {
             let mut labels = self.peer.labels();
             labels.push(label("error_type", kind.to_cow()));
             let exemplars = self.exemplars.counter(CLIENT_ERRORS, &labels);
             Counted { counter: counter(&self.recorder, CLIENT_ERRORS, labels), exemplars }
-        })
+        };
+        self.errors.with(&kind, register, use_it);
     }
 }
 
 /// A histogram's series of durations, and its exemplars.
-#[derive(Clone)]
 struct Timed {
     histogram: Histogram,
     exemplars: Arc<Slots>,
@@ -336,7 +375,6 @@ impl Timed {
 }
 
 /// A counter's series, and its exemplar.
-#[derive(Clone)]
 struct Counted {
     counter: Counter,
     exemplars: Arc<Slots>,
@@ -359,7 +397,7 @@ pub(crate) struct SpanMetrics {
     processed: Counter,
     queue_full: Counter,
     exported: Counter,
-    failed: Handles<&'static str, Counter>,
+    failed: Series<&'static str, Counter>,
     lost: AtomicU64,
 }
 
@@ -371,7 +409,7 @@ impl SpanMetrics {
             processed: counter(recorder, SPANS_PROCESSED, vec![]),
             queue_full: counter(recorder, SPANS_PROCESSED, vec![label("error_type", "queue_full")]),
             exported: counter(recorder, SPANS_EXPORTED, vec![]),
-            failed: Handles::default(),
+            failed: Series::default(),
             lost: AtomicU64::new(0),
         };
         for reason in crate::export::FAILURES {
@@ -403,7 +441,7 @@ impl SpanMetrics {
     pub(crate) fn failed(&self, spans: u64, reason: &'static str) {
         let register =
             || counter(&self.recorder, SPANS_EXPORTED, vec![label("error_type", reason)]);
-        self.failed.get(&reason, register).increment(spans);
+        self.failed.with(&reason, register, |counter| counter.increment(spans));
         self.lost.fetch_add(spans, Ordering::Relaxed);
     }
 
@@ -413,44 +451,46 @@ impl SpanMetrics {
     }
 }
 
-/// Duration histograms by route and outcome, so that a request hashes no label strings.
-#[derive(Default)]
-struct Routes(RwLock<HashMap<Box<str>, Handles<Outcome, Timed>>>);
+/// Handles by label value, in the order of their first use. Every key is from a closed set, of which
+/// a service sees a few, so looking through them costs less than hashing one.
+struct Series<K, H>(RwLock<Vec<(K, H)>>);
 
-impl Routes {
-    fn with(
-        &self,
-        route: &str,
-        outcome: Outcome,
-        register: impl FnOnce() -> Timed,
-        record: impl FnOnce(&Timed),
-    ) {
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(outcomes) = known.get(route) {
-            return record(&outcomes.get(&outcome, register));
-        }
-        drop(known);
-        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        record(&known.entry(route.into()).or_default().get(&outcome, register));
-    }
-}
-
-/// Handles by label value. Every key is from a closed set, so the map is bounded.
-struct Handles<K, H>(RwLock<HashMap<K, H>>);
-
-impl<K, H> Default for Handles<K, H> {
+impl<K, H> Default for Series<K, H> {
     fn default() -> Self {
         Self(RwLock::default())
     }
 }
 
-impl<K: Hash + Eq + Clone, H: Clone> Handles<K, H> {
-    fn get(&self, key: &K, register: impl FnOnce() -> H) -> H {
-        if let Some(handle) = self.0.read().unwrap_or_else(PoisonError::into_inner).get(key) {
-            return handle.clone();
+impl<K: Eq + Clone, H> Series<K, H> {
+    fn with<T>(&self, key: &K, register: impl FnOnce() -> H, use_it: impl FnOnce(&H) -> T) -> T {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, handle)) = known.iter().find(|(known, _)| known == key) {
+            return use_it(handle);
         }
+        drop(known);
         let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        known.entry(key.clone()).or_insert_with(register).clone()
+        if let Some((_, handle)) = known.iter().find(|(known, _)| known == key) {
+            return use_it(handle);
+        }
+        let handle = register();
+        let result = use_it(&handle);
+        known.push((key.clone(), handle));
+        result
+    }
+}
+
+/// One of something for each method, made when first asked for.
+struct ByMethod<T>([OnceLock<T>; Method::COUNT]);
+
+impl<T> Default for ByMethod<T> {
+    fn default() -> Self {
+        Self([const { OnceLock::new() }; Method::COUNT])
+    }
+}
+
+impl<T> ByMethod<T> {
+    fn get(&self, method: Method, make: impl FnOnce() -> T) -> &T {
+        self.0[method.index()].get_or_init(make)
     }
 }
 
@@ -518,7 +558,7 @@ mod tests {
     #[test]
     fn a_request_is_one_sample_of_a_classic_histogram() {
         let metrics = metrics();
-        metrics.server_request("/echo", outcome(200, None), Duration::from_millis(30), None);
+        metrics.route("/echo").request(outcome(200, None), Duration::from_millis(30), None);
         let page = metrics.render();
         let labels = r#"http_request_method="GET",http_route="/echo",url_scheme="http",http_response_status_code="200""#;
         for line in [
@@ -584,8 +624,7 @@ mod tests {
         let metrics = metrics();
         let timeout = Some(ErrorKind::Timeout);
         for (id, ms) in [(1, 900), (2, 1000), (3, 30)] {
-            metrics.server_request(
-                "/e\"o",
+            metrics.route("/e\"o").request(
                 outcome(200, None),
                 Duration::from_millis(ms),
                 Some(&span(id)),

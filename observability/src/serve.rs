@@ -190,6 +190,8 @@ fn greet(telemetry: &Telemetry, listener: &TcpListener, admin: Option<&TcpListen
 
 /// Accepts until dropped.
 async fn accept(listener: &TcpListener, router: Router, connections: &watch::Receiver<Phase>) {
+    // Without this, axum builds each handler's service anew for each request.
+    let router = router.with_state(());
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(HEADER_READ_TIMEOUT)

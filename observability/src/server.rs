@@ -4,10 +4,11 @@
 //! The guard ([`Exchange`]) lives from the request's arrival to the end of the response body and
 //! fires exactly once, also where the caller goes away first.
 
-use std::any::Any;
 use std::convert::Infallible;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context as TaskContext, Poll, ready};
 use std::time::Instant;
 
@@ -15,16 +16,16 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request};
 use axum::response::{IntoResponse, Response};
+use axum::routing::Route;
+use axum::routing::future::RouteFuture;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, Version, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use metrics::Gauge;
 use opentelemetry::trace::{SpanContext, Status, TraceContextExt};
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
-use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::trace::{MakeSpan, TraceLayer};
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
@@ -32,7 +33,7 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 use crate::error_kind::ErrorKind;
 use crate::log::Access;
 use crate::method::Method;
-use crate::metrics::{Outcome, URL_SCHEME};
+use crate::metrics::{Outcome, RouteMetrics, URL_SCHEME};
 use crate::telemetry::Telemetry;
 use crate::trace_context;
 
@@ -69,10 +70,9 @@ impl Telemetry {
             .on_body_chunk(())
             .on_eos(())
             .on_failure(());
-        router
-            .layer(CatchPanicLayer::custom(panicked))
-            .layer(MeasureLayer { telemetry: self.clone() })
-            .layer(trace)
+        // axum boxes a future and a body for each layer it is given, so all of ours are one; and
+        // without `with_state` it would build each handler's stack of layers anew for each request.
+        router.with_state(()).layer((trace, MeasureLayer { telemetry: self.clone() }))
     }
 }
 
@@ -87,7 +87,7 @@ fn overloaded() -> Response {
     response
 }
 
-fn panicked(_: Box<dyn Any + Send>) -> http::Response<Body> {
+fn panicked() -> Response {
     let status = StatusCode::INTERNAL_SERVER_ERROR;
     let details = "the handler panicked".to_owned();
     let mut response = status.into_response();
@@ -120,109 +120,111 @@ struct MeasureLayer {
     telemetry: Telemetry,
 }
 
-impl<S> Layer<S> for MeasureLayer {
-    type Service = Measure<S>;
-    fn layer(&self, inner: S) -> Measure<S> {
-        Measure { inner, telemetry: self.telemetry.clone() }
+impl Layer<Route> for MeasureLayer {
+    type Service = Measure;
+    fn layer(&self, inner: Route) -> Measure {
+        let telemetry = self.telemetry.clone();
+        Measure { inner, endpoint: Arc::new(Endpoint { telemetry, route: OnceLock::new() }) }
+    }
+}
+
+/// What requests to one of the router's endpoints share.
+struct Endpoint {
+    telemetry: Telemetry,
+    /// The route of the first request, which is that of nearly all.
+    route: OnceLock<&'static RouteMetrics>,
+}
+
+impl Endpoint {
+    fn route(&self, request: &Request) -> &'static RouteMetrics {
+        let matched = request.extensions().get::<MatchedPath>();
+        let template = matched.map_or(UNMATCHED, MatchedPath::as_str);
+        let metrics = &self.telemetry.0.metrics;
+        let route = *self.route.get_or_init(|| metrics.route(template));
+        // A wrapped router may be nested in several places.
+        if route.template == template { route } else { metrics.route(template) }
     }
 }
 
 #[derive(Clone)]
-struct Measure<S> {
-    inner: S,
-    telemetry: Telemetry,
+struct Measure {
+    inner: Route,
+    endpoint: Arc<Endpoint>,
 }
 
-impl<S, B> Service<Request> for Measure<S>
-where
-    S: Service<Request, Response = http::Response<B>, Error = Infallible>,
-    B: HttpBody<Data = Bytes> + Send + 'static,
-    B::Error: Into<axum::BoxError>,
-{
-    type Response = Response;
+impl Service<Request> for Measure {
+    type Response = http::Response<MeasuredBody>;
     type Error = Infallible;
-    type Future = MeasureFuture<S::Future>;
+    type Future = MeasureFuture;
 
     fn poll_ready(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<(), Infallible>> {
-        self.inner.poll_ready(cx)
+        Service::<Request>::poll_ready(&mut self.inner, cx)
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let exchange = Exchange::start(self.telemetry.clone(), &request);
+        let exchange = Exchange::start(Arc::clone(&self.endpoint), &request);
         // Where spans are switched off, nobody else makes the trace's context the current one.
-        let attach = exchange.telemetry.0.config.otel.disabled.then(|| exchange.cx.clone());
-        let _attached = attach.clone().map(Context::attach);
+        let attach = self.endpoint.telemetry.0.config.otel.disabled.then(|| exchange.cx.clone());
         let inner = exchange.is_admitted.then(|| self.inner.call(request));
         MeasureFuture { inner, exchange: Some(exchange), attach }
     }
 }
 
 pin_project! {
-    struct MeasureFuture<F> {
+    struct MeasureFuture {
         // Absent where the request is not admitted.
         #[pin]
-        inner: Option<F>,
+        inner: Option<RouteFuture<Infallible>>,
         exchange: Option<Exchange>,
         attach: Option<Context>,
     }
 }
 
-impl<F, B> Future for MeasureFuture<F>
-where
-    F: Future<Output = Result<http::Response<B>, Infallible>>,
-    B: HttpBody<Data = Bytes> + Send + 'static,
-    B::Error: Into<axum::BoxError>,
-{
-    type Output = Result<Response, Infallible>;
+impl Future for MeasureFuture {
+    type Output = Result<http::Response<MeasuredBody>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let _attached = this.attach.clone().map(Context::attach);
         let mut response = match this.inner.as_pin_mut() {
-            Some(inner) => {
-                let Ok(response) = ready!(inner.poll(cx));
-                response.map(Body::new)
-            }
+            // A handler that panics is polled no more: its answer is there.
+            Some(inner) => match catch_unwind(AssertUnwindSafe(|| inner.poll(cx))) {
+                Ok(Poll::Pending) => return Poll::Pending,
+                Ok(Poll::Ready(Ok(response))) => response,
+                Err(_) => panicked(),
+            },
             None => overloaded(),
         };
-        let Some(mut exchange) = this.exchange.take() else {
-            return Poll::Ready(Ok(response));
-        };
-        exchange.answer(&mut response);
-        let complete = exchange.is_head || response.body().is_end_stream();
-        let exchange = if complete {
-            exchange.finish(None);
-            None
-        } else {
+        let exchange = this.exchange.take().and_then(|mut exchange| {
+            exchange.answer(&mut response);
+            if exchange.is_head || response.body().is_end_stream() {
+                exchange.finish(None);
+                return None;
+            }
             Some(exchange)
-        };
-        Poll::Ready(Ok(response.map(|inner| Body::new(MeasuredBody { inner, exchange }))))
+        });
+        Poll::Ready(Ok(response.map(|inner| MeasuredBody { inner, exchange })))
     }
 }
 
 pin_project! {
-    struct MeasuredBody<B> {
+    struct MeasuredBody {
         #[pin]
-        inner: B,
+        inner: Body,
         exchange: Option<Exchange>,
     }
 }
 
-impl<B> HttpBody for MeasuredBody<B>
-where
-    B: HttpBody,
-    B::Error: Into<axum::BoxError>,
-{
-    type Data = B::Data;
-    type Error = axum::BoxError;
+impl HttpBody for MeasuredBody {
+    type Data = Bytes;
+    type Error = axum::Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut TaskContext<'_>,
-    ) -> Poll<Option<Result<Frame<B::Data>, axum::BoxError>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let mut this = self.project();
-        let frame =
-            ready!(this.inner.as_mut().poll_frame(cx)).map(|frame| frame.map_err(Into::into));
+        let frame = ready!(this.inner.as_mut().poll_frame(cx));
         // Nobody polls again after the last frame where the length was announced.
         let end = match &frame {
             Some(Ok(_)) if !this.inner.is_end_stream() => return Poll::Ready(frame),
@@ -246,12 +248,11 @@ where
 
 /// The guard of one request.
 struct Exchange {
-    telemetry: Telemetry,
+    endpoint: Arc<Endpoint>,
+    route: &'static RouteMetrics,
     started: Instant,
     method: Method,
     is_head: bool,
-    route: Option<MatchedPath>,
-    active: Gauge,
     is_admitted: bool,
     cx: Context,
     status: Option<StatusCode>,
@@ -260,29 +261,28 @@ struct Exchange {
 }
 
 impl Exchange {
-    fn start(telemetry: Telemetry, request: &Request) -> Self {
+    fn start(endpoint: Arc<Endpoint>, request: &Request) -> Self {
         let started = Instant::now();
         let method = Method::from(request.method());
-        let route = request.extensions().get::<MatchedPath>().cloned();
-        let cx = if telemetry.0.config.otel.disabled {
+        let route = endpoint.route(request);
+        let telemetry = &endpoint.telemetry.0;
+        let cx = if telemetry.config.otel.disabled {
             Context::new().with_remote_span_context(
                 trace_context::extract(request.headers()).unwrap_or_else(fresh_trace),
             )
         } else {
             Span::current().context()
         };
-        describe(&cx, request, method, route.as_ref());
-        let active = telemetry.0.metrics.server_active(method);
-        active.increment(1);
-        let already = telemetry.0.in_flight.fetch_add(1, Ordering::Relaxed);
-        let is_admitted = already < telemetry.0.config.max_concurrent_requests.get();
+        describe(&cx, request, method, route);
+        telemetry.metrics.server_active(method).increment(1);
+        let already = telemetry.in_flight.fetch_add(1, Ordering::Relaxed);
+        let is_admitted = already < telemetry.config.max_concurrent_requests.get();
         Self {
-            telemetry,
+            endpoint,
+            route,
             started,
             method,
             is_head: request.method() == http::Method::HEAD,
-            route,
-            active,
             is_admitted,
             cx,
             status: None,
@@ -311,8 +311,9 @@ impl Exchange {
             return;
         }
         let latency = self.started.elapsed();
-        self.active.decrement(1);
-        self.telemetry.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        let telemetry = &self.endpoint.telemetry;
+        telemetry.0.metrics.server_active(self.method).decrement(1);
+        telemetry.0.in_flight.fetch_sub(1, Ordering::Relaxed);
         let failed = self.status.is_some_and(|status| status.is_server_error());
         let error = match (&broken, &self.failure, self.status) {
             (Some((kind, _)), _, _) => Some(*kind),
@@ -322,8 +323,7 @@ impl Exchange {
         };
         let outcome = Outcome { method: self.method, status: self.status, error };
         let span = self.cx.span();
-        let trace = self.telemetry.traced(span.span_context());
-        self.telemetry.0.metrics.server_request(self.route(), outcome, latency, trace);
+        self.route.request(outcome, latency, telemetry.traced(span.span_context()));
         self.end_span(error, failed);
 
         let details = match (&broken, &self.failure, self.status) {
@@ -333,8 +333,8 @@ impl Exchange {
             (None, None, None) => "",
         };
         let shown = self.failure.as_ref().map(|failure| failure.http_status).or(self.status);
-        self.telemetry.0.logger.access(&Access {
-            endpoint: self.route(),
+        telemetry.0.logger.access(&Access {
+            endpoint: self.route.template,
             method: self.method.as_str(),
             http_status: shown.map(|status| status.as_u16()),
             failure: error.as_ref().map(|kind| (kind.as_str(), details)),
@@ -362,10 +362,6 @@ impl Exchange {
             span.set_status(Status::error(details.unwrap_or_default()));
         }
     }
-
-    fn route(&self) -> &str {
-        self.route.as_ref().map_or(UNMATCHED, MatchedPath::as_str)
-    }
 }
 
 impl Drop for Exchange {
@@ -379,13 +375,12 @@ impl Drop for Exchange {
 
 /// Attributes that are known from the start, by the semantic conventions for HTTP server spans.
 /// The query is left out: its values belong to the caller.
-fn describe(cx: &Context, request: &Request, method: Method, route: Option<&MatchedPath>) {
+fn describe(cx: &Context, request: &Request, method: Method, route: &RouteMetrics) {
     let span = cx.span();
     if !span.is_recording() {
         return;
     }
-    let method_name = if method.is_other() { "HTTP" } else { method.as_str() };
-    let mut attributes = Vec::with_capacity(10);
+    let mut attributes = Vec::with_capacity(7);
     attributes.push(KeyValue::new("http.request.method", method.as_str()));
     attributes.push(KeyValue::new("url.scheme", URL_SCHEME));
     attributes.push(KeyValue::new("url.path", request.uri().path().to_owned()));
@@ -401,12 +396,11 @@ fn describe(cx: &Context, request: &Request, method: Method, route: Option<&Matc
     {
         attributes.push(KeyValue::new("user_agent.original", agent.to_owned()));
     }
-    match route {
-        Some(route) => {
-            span.update_name(format!("{method_name} {}", route.as_str()));
-            attributes.push(KeyValue::new("http.route", route.as_str().to_owned()));
-        }
-        None => span.update_name(method_name),
+    if route.template == UNMATCHED {
+        span.update_name(method.span_name());
+    } else {
+        span.update_name(route.span_name(method));
+        attributes.push(KeyValue::new("http.route", route.template));
     }
     span.set_attributes(attributes);
 }
