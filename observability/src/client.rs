@@ -39,6 +39,11 @@ use resilience::{Breaker, RetryConnect};
 /// The largest body that [`CallJson::call_json`] reads, in bytes: what is longer is no answer.
 pub const MAX_JSON_BODY: usize = 1024 * 1024;
 
+/// How long a connection is kept for the next call. Less than servers keep theirs, our own among them
+/// ([`IDLE_TIMEOUT_MS`](crate::config::IDLE_TIMEOUT_MS)), so that no call goes out on a connection that
+/// its server is just closing.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
+
 /// Builds a client whose calls are traced and measured.
 pub struct ClientBuilder {
     telemetry: Telemetry,
@@ -62,6 +67,7 @@ impl ClientBuilder {
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .dns_resolver(Arc::new(Resolver))
+            .pool_idle_timeout(IDLE_TIMEOUT)
             .tcp_nodelay(true);
         Self { telemetry, client, timeout: None, connect_retries: 0, breaker: None }
     }

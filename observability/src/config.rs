@@ -88,6 +88,13 @@ pub const MAX_CONCURRENT_REQUESTS: Setting = Setting {
     default: Some("512"),
     help: "Requests served at a time; what is more is answered 503, error `overload`, at once",
 };
+/// How long a connection may keep its server waiting.
+pub const IDLE_TIMEOUT_MS: Setting = Setting {
+    variable: "IDLE_TIMEOUT_MS",
+    value: "MS",
+    default: Some("10000"),
+    help: "Close connections that take longer to send a head, to take an answer, or between requests",
+};
 /// How log lines are written.
 pub const LOG_FORMAT: Setting = Setting {
     variable: "LOG_FORMAT",
@@ -103,12 +110,13 @@ pub const RUST_LOG: Setting = Setting {
     help: "Log filter, as in info,access=warn; `access` are the lines of requests",
 };
 
-const COMMON: [Setting; 7] = [
+const COMMON: [Setting; 8] = [
     LISTEN_ADDR,
     ADMIN_ADDR,
     SHUTDOWN_TIMEOUT_MS,
     DRAIN_DELAY_MS,
     MAX_CONCURRENT_REQUESTS,
+    IDLE_TIMEOUT_MS,
     LOG_FORMAT,
     RUST_LOG,
 ];
@@ -131,6 +139,8 @@ pub struct Config {
     pub drain_delay: Duration,
     /// [`MAX_CONCURRENT_REQUESTS`]
     pub max_concurrent_requests: NonZeroUsize,
+    /// [`IDLE_TIMEOUT_MS`]
+    pub idle_timeout: Duration,
     /// [`LOG_FORMAT`]
     pub log_format: LogFormat,
     /// [`RUST_LOG`]
@@ -166,11 +176,20 @@ impl Config {
             max_concurrent_requests: reader
                 .read(&MAX_CONCURRENT_REQUESTS)
                 .unwrap_or(NonZeroUsize::MAX),
+            idle_timeout: read_idle_timeout(reader),
             log_format: reader.read(&LOG_FORMAT).unwrap_or_default(),
             log_filter: reader.read(&RUST_LOG).unwrap_or_default(),
             otel: OtelConfig::read(reader),
         }
     }
+}
+
+fn read_idle_timeout(reader: &mut Reader) -> Duration {
+    let timeout = reader.milliseconds(&IDLE_TIMEOUT_MS);
+    if timeout.is_zero() {
+        reader.problem(&IDLE_TIMEOUT_MS, "expected at least 1 millisecond");
+    }
+    timeout
 }
 
 type Lookup = Box<dyn Fn(&str) -> Option<OsString>>;

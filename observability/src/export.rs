@@ -26,6 +26,10 @@ use crate::metrics::Metrics;
 /// [`SPANS_EXPORTED`](crate::metrics::SPANS_EXPORTED).
 pub(crate) const FAILURES: [&str; 3] = ["timeout", "failed", "shutdown"];
 
+/// The least time from one complaint about the backend to the next: one that comes and goes fills
+/// no log.
+const QUIET: Duration = Duration::from_secs(60);
+
 /// Size and pace of the batches: the `OTEL_BSP_*` settings and their defaults, OpenTelemetry
 /// specification "SDK environment variables", section "Batch Span Processor".
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,7 +97,13 @@ impl Exporter {
         });
         let (commands, received) = mpsc::unbounded_channel();
         let (deadline, stop_by) = watch::channel(None);
-        let worker = Worker { shared: Arc::clone(&shared), exporter, stop_by, failing: false };
+        let worker = Worker {
+            shared: Arc::clone(&shared),
+            exporter,
+            stop_by,
+            complained: None,
+            failing: false,
+        };
         thread::Builder::new()
             .name("span-export".to_owned())
             .spawn(move || runtime.block_on(worker.run(received)))?;
@@ -185,6 +195,8 @@ struct Worker<E> {
     shared: Arc<Shared>,
     exporter: E,
     stop_by: watch::Receiver<Option<Instant>>,
+    complained: Option<Instant>,
+    /// The last thing that was said is that it fails.
     failing: bool,
 }
 
@@ -250,7 +262,10 @@ impl<E: SpanExporter> Worker<E> {
             Err((reason, details)) => {
                 spans.failed(size, reason);
                 // One line for a backend that is away, however long it stays away.
-                if !std::mem::replace(&mut self.failing, true) {
+                let is_quiet = self.complained.is_some_and(|at| at.elapsed() < QUIET);
+                if !self.failing && !is_quiet {
+                    self.failing = true;
+                    self.complained = Some(Instant::now());
                     tracing::warn!(
                         reason,
                         details,

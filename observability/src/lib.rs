@@ -55,6 +55,7 @@ pub mod log;
 mod method;
 pub mod metrics;
 pub mod otel;
+mod patience;
 pub mod serve;
 pub mod server;
 mod telemetry;

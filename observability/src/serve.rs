@@ -20,10 +20,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::config::Config;
 use crate::exit::Exit;
+use crate::patience::Patience;
 use crate::telemetry::Telemetry;
-
-/// How long a connection may take to send a request's head, and stand idle between two.
-const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a connection that has asked nothing yet may go on to send its first head while the
 /// service stops.
@@ -89,16 +87,17 @@ impl Server {
 
         let api = telemetry.observe(router);
         let (phase, connections) = watch::channel(Phase::Serve);
+        let idle = config.idle_timeout;
         let serving = async {
             match &admin_listener {
                 Some(admin_listener) => {
                     tokio::join!(
-                        accept(&listener, api, &connections),
-                        accept(admin_listener, admin, &connections)
+                        accept(&listener, api, idle, &connections),
+                        accept(admin_listener, admin, idle, &connections)
                     );
                 }
                 // In this order, so that what matches no route is observed.
-                None => accept(&listener, admin.merge(api), &connections).await,
+                None => accept(&listener, admin.merge(api), idle, &connections).await,
             }
         };
 
@@ -189,12 +188,17 @@ fn greet(telemetry: &Telemetry, listener: &TcpListener, admin: Option<&TcpListen
 }
 
 /// Accepts until dropped.
-async fn accept(listener: &TcpListener, router: Router, connections: &watch::Receiver<Phase>) {
+async fn accept(
+    listener: &TcpListener,
+    router: Router,
+    idle: Duration,
+    connections: &watch::Receiver<Phase>,
+) {
     // Without this, axum builds each handler's service anew for each request.
     let router = router.with_state(());
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
-        .header_read_timeout(HEADER_READ_TIMEOUT)
+        .header_read_timeout(idle)
         .max_header_size(MAX_HEAD)
         .max_buf_size(2 * MAX_HEAD);
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -225,7 +229,8 @@ async fn accept(listener: &TcpListener, router: Router, connections: &watch::Rec
                 service.call(request)
             })
         };
-        let connection = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
+        let stream = TokioIo::new(Patience::new(stream, idle));
+        let connection = http.serve_connection(stream, service).with_upgrades();
         let mut phase = connections.clone();
         tokio::spawn(async move {
             let _place = place;

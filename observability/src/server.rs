@@ -295,6 +295,12 @@ impl Exchange {
     fn answer<B>(&mut self, response: &mut http::Response<B>) {
         self.status = Some(response.status());
         self.failure = response.extensions_mut().remove::<Failure>();
+        if !self.telemetry.is_ready() {
+            // Callers that hold their connections move on by themselves, and none of them sends a
+            // request into a connection that is being closed.
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        }
         let span = self.cx.span();
         if span.span_context().is_valid() {
             let mut id = [0; 32];

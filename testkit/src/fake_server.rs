@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -46,13 +46,15 @@ impl Reply {
     }
 }
 
-/// A request's head, as the server saw it.
+/// A request, as the server saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Received {
     /// Method, target and version.
     pub line: String,
     /// The headers, names in lower case; several of one name are joined with commas.
     pub headers: BTreeMap<String, String>,
+    /// The body, where its length was announced.
+    pub body: Vec<u8>,
 }
 
 /// A server on a free port; it ends with its connections when it is dropped.
@@ -69,6 +71,7 @@ struct Shared {
     gone: Board<()>,
     released: Board<()>,
     streams: Mutex<Vec<TcpStream>>,
+    accepted: AtomicUsize,
     ended: AtomicBool,
 }
 
@@ -86,6 +89,7 @@ impl FakeServer {
             gone: Board::default(),
             released: Board::default(),
             streams: Mutex::default(),
+            accepted: AtomicUsize::new(0),
             ended: AtomicBool::new(false),
         });
         let accepting = Arc::clone(&shared);
@@ -99,6 +103,7 @@ impl FakeServer {
                     return;
                 }
                 streams.push(stream.try_clone().unwrap());
+                shared.accepted.fetch_add(1, Ordering::SeqCst);
                 drop(streams);
                 thread::spawn(move || {
                     let _ = shared.converse(stream);
@@ -140,6 +145,11 @@ impl FakeServer {
         self.shared.requests.wait_for(&what, |requests| requests.get(number - 1).cloned())
     }
 
+    /// How many connections were made to it.
+    pub fn connections(&self) -> usize {
+        self.shared.accepted.load(Ordering::SeqCst)
+    }
+
     /// Waits until this many connections have ended.
     pub fn wait_for_end_of_connection(&self, number: usize) {
         self.shared
@@ -171,7 +181,7 @@ impl Shared {
         stream.set_write_timeout(Some(PATIENCE))?;
         let mut out = stream.try_clone()?;
         let mut input = BufReader::new(stream);
-        while let Some(received) = read_head(&mut input)? {
+        while let Some(received) = read_request(&mut input)? {
             let reply = self.reply.lock().unwrap().clone();
             self.requests.push(received);
             match reply {
@@ -232,8 +242,8 @@ fn answer(out: &mut impl Write, status: u16, body: &str) -> io::Result<()> {
     )
 }
 
-/// The head of the next request; `None` where the peer has closed.
-fn read_head(input: &mut impl BufRead) -> io::Result<Option<Received>> {
+/// The next request; `None` where the peer has closed.
+fn read_request(input: &mut impl BufRead) -> io::Result<Option<Received>> {
     let mut line = String::new();
     if input.take(1024 * 1024).read_line(&mut line)? == 0 {
         return Ok(None);
@@ -249,7 +259,10 @@ fn read_head(input: &mut impl BufRead) -> io::Result<Option<Received>> {
         }
         values.push_str(value.trim());
     }
-    Ok(Some(Received { line: line.trim_end().to_owned(), headers }))
+    let length = headers.get("content-length").and_then(|length| length.parse().ok());
+    let mut body = vec![0; length.unwrap_or(0)];
+    input.read_exact(&mut body)?;
+    Ok(Some(Received { line: line.trim_end().to_owned(), headers, body }))
 }
 
 /// A port where nobody listens, and nobody else can: connections are refused.
@@ -274,10 +287,15 @@ impl ReservedPort {
         self.0.local_addr().unwrap().as_socket().unwrap()
     }
 
+    /// From now on this listens there.
+    pub fn listen(self) -> TcpListener {
+        self.0.listen(128).expect("listen");
+        self.0.into()
+    }
+
     /// From now on a server listens there.
     pub fn serve(self, reply: Reply) -> FakeServer {
-        self.0.listen(128).expect("listen");
-        FakeServer::serve(self.0.into(), reply)
+        FakeServer::serve(self.listen(), reply)
     }
 }
 

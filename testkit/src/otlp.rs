@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
@@ -79,31 +81,58 @@ impl Span {
     }
 }
 
+/// What the backend does with an export.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// It takes it.
+    Take,
+    /// It takes it, after this while.
+    TakeAfter(Duration),
+    /// It refuses it, with a status of gRPC's or of HTTP's.
+    Refuse {
+        /// Such as 14, `UNAVAILABLE`.
+        grpc: i32,
+        /// Such as 503.
+        http: u16,
+    },
+    /// It takes one and refuses the next (`UNAVAILABLE`, 503), and so on.
+    Alternate {
+        /// Whether it refuses this one.
+        refuse: bool,
+    },
+}
+
 /// The backend; it ends when it is dropped.
 #[derive(Debug)]
 pub struct Receiver {
     grpc: SocketAddr,
     http: SocketAddr,
     exports: Board<Export>,
+    manner: Arc<Mutex<Manner>>,
     _stop: oneshot::Sender<()>,
 }
 
 impl Receiver {
     /// Listens on two free ports.
     pub fn start() -> Self {
+        let listen = || std::net::TcpListener::bind("127.0.0.1:0").expect("listen");
+        Self::serve(listen(), listen())
+    }
+
+    /// Listens on these.
+    pub fn serve(grpc: std::net::TcpListener, http: std::net::TcpListener) -> Self {
         let exports = Board::default();
-        let inbox = Inbox(exports.clone());
+        let manner = Arc::new(Mutex::new(Manner::Take));
+        let inbox = Inbox { exports: exports.clone(), manner: Arc::clone(&manner) };
         let (stop, stopped) = oneshot::channel();
-        let listen = || {
-            let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("listen");
+        for listener in [&grpc, &http] {
             listener.set_nonblocking(true).unwrap();
-            listener
-        };
-        let (grpc, http) = (listen(), listen());
+        }
         let receiver = Self {
             grpc: grpc.local_addr().unwrap(),
             http: http.local_addr().unwrap(),
             exports,
+            manner,
             _stop: stop,
         };
         thread::spawn(move || {
@@ -131,6 +160,11 @@ impl Receiver {
             ("OTEL_EXPORTER_OTLP_PROTOCOL", name.to_owned()),
             ("OTEL_BSP_SCHEDULE_DELAY", "10".to_owned()),
         ]
+    }
+
+    /// From the next export on, this is its manner.
+    pub fn behave(&self, manner: Manner) {
+        *self.manner.lock().unwrap_or_else(PoisonError::into_inner) = manner;
     }
 
     /// The exports so far.
@@ -167,9 +201,33 @@ impl Receiver {
 }
 
 #[derive(Debug, Clone)]
-struct Inbox(Board<Export>);
+struct Inbox {
+    exports: Board<Export>,
+    manner: Arc<Mutex<Manner>>,
+}
 
 impl Inbox {
+    /// Waits where that is its manner, and says whether the export is taken or how it is refused.
+    async fn receive(&self) -> Result<(), (i32, u16)> {
+        let delay = {
+            let mut manner = self.manner.lock().unwrap_or_else(PoisonError::into_inner);
+            match *manner {
+                Manner::Take => Duration::ZERO,
+                Manner::TakeAfter(delay) => delay,
+                Manner::Refuse { grpc, http } => return Err((grpc, http)),
+                Manner::Alternate { refuse } => {
+                    *manner = Manner::Alternate { refuse: !refuse };
+                    if refuse {
+                        return Err((14, 503));
+                    }
+                    Duration::ZERO
+                }
+            }
+        };
+        tokio::time::sleep(delay).await;
+        Ok(())
+    }
+
     fn take(
         &self,
         protocol: Protocol,
@@ -181,7 +239,7 @@ impl Inbox {
             let spans = of_resource.scope_spans.into_iter().flat_map(|of_scope| of_scope.spans);
             spans.map(move |span| read(span, &resource)).collect::<Vec<_>>()
         });
-        self.0.push(Export { protocol, headers, spans: spans.collect() });
+        self.exports.push(Export { protocol, headers, spans: spans.collect() });
     }
 }
 
@@ -204,6 +262,7 @@ impl TraceService for Inbox {
         &self,
         request: tonic::Request<ExportTraceServiceRequest>,
     ) -> Result<tonic::Response<ExportTraceServiceResponse>, tonic::Status> {
+        self.receive().await.map_err(|(code, _)| tonic::Status::new(code.into(), "refused"))?;
         let headers = text_headers(&request.metadata().clone().into_headers());
         self.take(Protocol::Grpc, headers, request.into_inner());
         Ok(tonic::Response::new(ExportTraceServiceResponse::default()))
@@ -217,6 +276,9 @@ async fn serve_http(listener: std::net::TcpListener, inbox: Inbox) {
 }
 
 async fn export_http(State(inbox): State<Inbox>, headers: HeaderMap, body: Bytes) -> StatusCode {
+    if let Err((_, status)) = inbox.receive().await {
+        return StatusCode::from_u16(status).unwrap();
+    }
     let mut bytes = body.to_vec();
     if headers.get("content-encoding").is_some_and(|encoding| encoding == "gzip") {
         bytes.clear();
