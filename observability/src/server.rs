@@ -295,7 +295,7 @@ impl Exchange {
     fn answer<B>(&mut self, response: &mut http::Response<B>) {
         self.status = Some(response.status());
         self.failure = response.extensions_mut().remove::<Failure>();
-        if !self.telemetry.is_ready() {
+        if !self.endpoint.telemetry.is_ready() {
             // Callers that hold their connections move on by themselves, and none of them sends a
             // request into a connection that is being closed.
             let close = HeaderValue::from_static("close");
