@@ -173,9 +173,20 @@ async fn decode<T: DeserializeOwned>(mut response: Response) -> Result<T, CallEr
         }
     }
     serde_json::from_slice(&body).map_err(|error| {
+        // It quotes the body, which may be long.
+        let error = shortened(error.to_string());
         let details = format!("answered {status} with a body that is not what was agreed: {error}");
         CallError::answered(ErrorKind::Decode, details)
     })
+}
+
+fn shortened(mut text: String) -> String {
+    const MAX: usize = 512;
+    if text.len() > MAX {
+        text.truncate(text.floor_char_boundary(MAX));
+        text.push('…');
+    }
+    text
 }
 
 /// Why a call failed.

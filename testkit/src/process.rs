@@ -168,7 +168,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Where it listens, as its first log line says.
+    /// Where it listens, as its log says.
     pub fn address(&self) -> SocketAddr {
         self.listening()["address"].parse().unwrap()
     }
@@ -179,10 +179,9 @@ impl Process {
     }
 
     fn listening(&self) -> LogLine {
-        let first = self.stdout.wait_for("a first line", |lines| lines.first().cloned());
-        let first = LogLine::parse(&first);
-        assert_eq!(first.get("msg"), Some("listening"), "{first:?}");
-        first
+        self.wait_for_line("the line that says where it listens", |line| {
+            line.get("msg") == Some("listening")
+        })
     }
 
     /// Its id, for what the system shows of it.

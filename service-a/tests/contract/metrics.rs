@@ -134,6 +134,26 @@ fn spans_are_counted_from_start_to_arrival() {
 }
 
 #[test]
+fn spans_that_find_no_room_are_counted() {
+    let stuck = testkit::FakeServer::start(testkit::Reply::Silence(Vec::new()));
+    let service = service_a()
+        .set("OTEL_EXPORTER_OTLP_ENDPOINT", stuck.url())
+        .set("OTEL_BSP_SCHEDULE_DELAY", "1")
+        .set("OTEL_BSP_MAX_QUEUE_SIZE", "5")
+        .serve();
+    service.get("/echo");
+    // From here on the exporter waits for the answer to the first.
+    stuck.wait_for_request(1);
+    for _ in 0..20 {
+        assert_eq!(service.get("/echo").status, 200);
+    }
+    let page = service.metrics();
+    let full = [("error_type", "queue_full")];
+    assert_eq!(page.value("otel_sdk_span_started_total", &[]), Some(21.0));
+    assert_eq!(page.value("otel_sdk_processor_span_processed_total", &full), Some(15.0));
+}
+
+#[test]
 fn spans_that_do_not_arrive_are_counted_with_the_reason_and_said_once() {
     let nobody = testkit::ReservedPort::take();
     let service = service_a()

@@ -233,6 +233,14 @@ fn the_body_is_no_echo() {
 }
 
 #[test]
+fn what_a_body_says_is_told_in_short() {
+    let body = serde_json::Value::from("é".repeat(400_000)).to_string();
+    let details =
+        assert_reply_degrades(Reply::Answer(200, body), failure("decode", 502, Some(200)));
+    assert!(details.len() < 1024, "{} bytes", details.len());
+}
+
+#[test]
 fn the_body_is_no_utf8() {
     let head = b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n{\"echo\":\"\xff\"}".to_vec();
     assert_reply_degrades(Reply::Close(head), failure("decode", 502, Some(200)));

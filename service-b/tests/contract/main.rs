@@ -16,6 +16,7 @@ mod callers;
 mod failures;
 #[cfg(unix)]
 mod lifecycle;
+mod logs;
 mod resilience;
 mod secrets;
 mod settings;
