@@ -1,7 +1,5 @@
 //! Service B calls service A, both of them real.
 
-use std::time::Duration;
-
 use testkit::http::Request;
 use testkit::otlp::{Protocol, Receiver};
 use testkit::{Launch, Process};
@@ -9,9 +7,6 @@ use testkit::{Launch, Process};
 use testkit::{ReservedPort, http::Connection};
 
 use crate::lab;
-
-/// The budget of a call, as it is unless set, and what is added to it.
-const IN_TIME: Duration = Duration::from_millis(1000 + 250);
 
 fn service_a() -> Launch {
     lab().arg("service-a").set("FAULTS_ENABLED", "true")
@@ -116,7 +111,6 @@ fn a_fault_of_service_a_is_told_by_its_name() {
         let body = answer.json();
         assert_eq!((answer.status, &body["error"]), (503, &kind.into()), "{plan}");
         assert_eq!(body["http_status"], http_status, "{plan}");
-        assert!(answer.elapsed < IN_TIME, "{plan}: {:?}", answer.elapsed);
         assert_eq!(body["trace_id"], answer.trace_id());
         assert_eq!(&b.wait_for_access(answer.trace_id())["error"], kind);
         Request::new("DELETE", "/faults").send(a.address());
@@ -150,7 +144,6 @@ fn a_service_a_that_stands_still_is_a_timeout_until_it_goes_on() {
         let answer = b.get("/call-echo?msg=hello");
         assert_eq!((answer.status, &answer.json()["error"]), (503, &"timeout".into()));
         assert_eq!(answer.json()["http_status"], 504);
-        assert!(answer.elapsed < IN_TIME, "{:?}", answer.elapsed);
         assert_eq!(b.get("/health").status, 200);
         assert_eq!(b.get("/call-echo").status, 400);
     }

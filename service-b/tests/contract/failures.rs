@@ -1,5 +1,5 @@
 //! Why service A could not be used: one word, the same in the answer, the metrics, the spans and the
-//! log, and in time.
+//! log. That it is said in time is in tests/budget.rs.
 
 use std::time::Duration;
 
@@ -7,9 +7,6 @@ use testkit::otlp::{Protocol, Receiver};
 use testkit::{FakeServer, Reply, ReservedPort};
 
 use crate::{CLIENT_DURATION_COUNT, CLIENT_ERRORS, SERVER_DURATION_COUNT, service_b};
-
-/// The budget of a call, as it is unless set, and what is added to it.
-const IN_TIME: Duration = Duration::from_millis(1000 + 250);
 
 /// What is said of a failure.
 #[derive(Debug, Clone, Copy)]
@@ -42,7 +39,6 @@ fn assert_degraded(service_a_url: &str, expected: Failure) -> String {
     );
     assert_eq!((answer.status, answer.text()), (503, body.as_str()));
     assert_eq!(answer.header("content-type"), Some("application/json"));
-    assert!(answer.elapsed < IN_TIME, "{:?}", answer.elapsed);
     assert!(details.starts_with(&format!("GET {service_a_url}/echo: ")), "{details}");
     assert!(!details.contains("hello"), "the query is in the details: {details}");
 
@@ -70,7 +66,7 @@ fn assert_degraded(service_a_url: &str, expected: Failure) -> String {
     assert_eq!((&line["error"], &line["complete_error"]), (kind, details.as_str()));
     assert_eq!(&line["http_status"], http_status.to_string());
     let latency = Duration::from_millis(line["latency_ms"].parse().unwrap());
-    assert!(latency < IN_TIME, "{latency:?}");
+    assert!(latency <= answer.elapsed, "{latency:?}");
 
     // The spans.
     let spans = backend.wait_for_trace(trace_id, 2);
@@ -275,16 +271,6 @@ fn the_answer_is_no_http() {
     for bytes in ["SSH-2.0-OpenSSH_9.6\r\n", "HTTP/1.1 abc\r\n\r\n", "\0\0\0\0\0\0\0\0"] {
         assert_reply_degrades(Reply::Close(bytes.into()), failure("other", 502, None));
     }
-}
-
-#[test]
-fn a_budget_of_its_own_is_kept() {
-    let service_a = FakeServer::start(Reply::Silence(Vec::new()));
-    let service = service_b(service_a.url()).set("SERVICE_A_TIMEOUT_MS", "100").serve();
-    let answer = service.get("/call-echo?msg=hello");
-    assert_eq!(answer.json()["error"], "timeout");
-    assert!(answer.elapsed >= Duration::from_millis(100), "{:?}", answer.elapsed);
-    assert!(answer.elapsed < Duration::from_millis(100 + 250), "{:?}", answer.elapsed);
 }
 
 #[test]
