@@ -7,6 +7,8 @@ use std::io::{IsTerminal, Write};
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Screen {
     colors: bool,
+    /// Whether a key can be pressed.
+    pub(crate) keys: bool,
 }
 
 /// What the first screen says.
@@ -16,18 +18,17 @@ pub(crate) struct Greeting<'a> {
     pub(crate) a_pid: u32,
     pub(crate) b_pid: u32,
     pub(crate) traces: &'a str,
-    pub(crate) keys: bool,
 }
 
 impl Screen {
     pub(crate) fn new() -> Self {
         let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Self { colors: wanted && std::io::stdout().is_terminal() }
+        Self { colors: wanted && std::io::stdout().is_terminal(), keys: false }
     }
 
     pub(crate) fn greet(self, greeting: &Greeting<'_>) {
-        let Greeting { a, b, a_pid, b_pid, traces, keys } = greeting;
-        let keys = if *keys {
+        let Greeting { a, b, a_pid, b_pid, traces } = greeting;
+        let keys = if self.keys {
             "a stops and starts A, t shows the slowest and the failed requests' traces, Ctrl-C ends it all"
         } else {
             "Ctrl-C ends it all"

@@ -116,6 +116,8 @@ and of the last failed one of each kind, q or Ctrl-C ends it all.
 Traces go to a Jaeger of the lab's own, in memory. With OTEL_EXPORTER_OTLP_ENDPOINT set they go
 there, and the lab starts no Jaeger. `lab jaeger` starts the Jaeger alone.
 
+`lab load` sends B a steady load and says how it went; see `lab load --help`.
+
 The services read the other settings from the environment (cargo run -p service-b -- --help):
   SERVICE_A_TIMEOUT_MS, SHUTDOWN_TIMEOUT_MS, DRAIN_DELAY_MS, LOG_FORMAT, RUST_LOG, OTEL_*";
 

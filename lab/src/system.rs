@@ -23,7 +23,7 @@ const STOP_MARGIN: Duration = Duration::from_secs(1);
 
 /// Runs the system until told to stop.
 pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
-    let screen = Screen::new();
+    let mut screen = Screen::new();
     let mut signals = Signals::new()?;
     let started = tokio::select! {
         started = System::start(&settings, screen) => Some(started?),
@@ -33,7 +33,8 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
         return Ok(());
     };
     let mut keys = Keys::read();
-    system.greet(keys.available);
+    screen.keys = keys.available;
+    system.greet(screen);
     loop {
         tokio::select! {
             event = system.a.next() => system.a.show(event, screen, &system.traces),
@@ -79,14 +80,13 @@ impl System {
         Ok(Self { screen, a, b, traces })
     }
 
-    fn greet(&self, keys: bool) {
-        self.screen.greet(&Greeting {
+    fn greet(&self, screen: Screen) {
+        screen.greet(&Greeting {
             a: &self.a.plan.address.to_string(),
             b: &self.b.plan.address.to_string(),
             a_pid: self.a.pid(),
             b_pid: self.b.pid(),
             traces: &self.traces.to_string(),
-            keys,
         });
     }
 
@@ -190,7 +190,12 @@ impl Slot {
             Some(Event::Ended(status)) => {
                 let how = if self.stopping { "stopped".to_owned() } else { describe(status) };
                 let key = mark.to_ascii_lowercase();
-                screen.say(format_args!("{mark} is down: {how}; the key {key} starts it again"));
+                let again = if screen.keys {
+                    format!("; the key {key} starts it again")
+                } else {
+                    String::new()
+                };
+                screen.say(format_args!("{mark} is down: {how}{again}"));
             }
             None => {
                 self.child = None;
