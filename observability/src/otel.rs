@@ -118,7 +118,7 @@ fn read_otlp(reader: &mut Reader, warnings: &mut Vec<String>) -> Option<OtlpConf
         Some(endpoint) => (of_signal, endpoint),
         None => (of_all, reader.text(of_all)?),
     };
-    let url = match reqwest::Url::parse(&endpoint) {
+    let mut url = match reqwest::Url::parse(&endpoint) {
         Ok(url) if url.has_host() && matches!(url.scheme(), "http" | "https") => url,
         _ => {
             reader.variable_problem(variable, "expected a URL such as http://127.0.0.1:4317");
@@ -129,6 +129,17 @@ fn read_otlp(reader: &mut Reader, warnings: &mut Vec<String>) -> Option<OtlpConf
         reader.variable_problem(variable, "https needs a build with the feature `tls`");
         return None;
     }
+    let endpoint = if url.username().is_empty() && url.password().is_none() {
+        endpoint
+    } else {
+        // Nothing below would use them, and much below would log them.
+        warnings.push(format!(
+            "{variable}: user and password are left out, credentials go in OTEL_EXPORTER_OTLP_HEADERS"
+        ));
+        let _ = url.set_username("");
+        let _ = url.set_password(None);
+        url.to_string()
+    };
     // The specification's default is http/protobuf; 4317 is registered for OTLP over gRPC.
     let protocol = protocol.unwrap_or(match url.port() {
         Some(4317) => Protocol::Grpc,
@@ -281,6 +292,14 @@ mod tests {
                 "{pairs:?}"
             );
         }
+    }
+
+    #[test]
+    fn credentials_in_an_endpoint_are_left_out_with_a_warning() {
+        let config = read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://user:secret@c:4318")]);
+        assert_eq!(config.otlp.unwrap().endpoint, "http://c:4318/v1/traces");
+        assert_eq!(config.warnings.len(), 1);
+        assert!(!config.warnings[0].contains("secret"), "{:?}", config.warnings);
     }
 
     #[test]

@@ -144,7 +144,11 @@ impl Connection {
         self.answer_to("GET")
     }
 
-    fn answer_to(&mut self, method: &str) -> io::Result<Answer> {
+    /// Reads the answer to a request of this method.
+    ///
+    /// # Errors
+    /// As [`answer`](Self::answer).
+    pub fn answer_to(&mut self, method: &str) -> io::Result<Answer> {
         let line = self.line()?;
         let status = line
             .strip_prefix("HTTP/1.1 ")

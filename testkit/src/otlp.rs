@@ -95,7 +95,7 @@ pub enum Manner {
         /// Such as 503.
         http: u16,
     },
-    /// It takes one and refuses the next (`UNAVAILABLE`, 503), and so on.
+    /// It takes one and refuses the next (`INVALID_ARGUMENT`, 400), and so on.
     Alternate {
         /// Whether it refuses this one.
         refuse: bool,
@@ -218,7 +218,7 @@ impl Inbox {
                 Manner::Alternate { refuse } => {
                     *manner = Manner::Alternate { refuse: !refuse };
                     if refuse {
-                        return Err((14, 503));
+                        return Err((3, 400));
                     }
                     Duration::ZERO
                 }

@@ -1,0 +1,224 @@
+//! The telemetry backend fails, and nobody but the operator notices.
+
+use std::any::Any;
+use std::time::Duration;
+
+use testkit::otlp::{Manner, Protocol, Receiver};
+use testkit::prometheus::Page;
+use testkit::{FakeServer, Launch, Process, Reply, ReservedPort, full_listener};
+
+use crate::support::{latencies, p99, service_a};
+
+const COMPLAINT: &str = "spans cannot be exported and are lost until they can";
+const ALL_IS_WELL: &str = "spans are exported again";
+
+/// Requests of each case.
+const REQUESTS: usize = 300;
+
+/// A pod with one CPU, and queues that are soon full.
+fn small(protocol: Protocol) -> Launch {
+    service_a()
+        .set("TOKIO_WORKER_THREADS", "1")
+        .set("OTEL_EXPORTER_OTLP_PROTOCOL", name(protocol))
+        .set("OTEL_BSP_MAX_QUEUE_SIZE", "64")
+        .set("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "16")
+        .set("OTEL_BSP_SCHEDULE_DELAY", "10")
+        .set("OTEL_BSP_EXPORT_TIMEOUT", "200")
+        .set("SHUTDOWN_TIMEOUT_MS", "4000")
+}
+
+fn name(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Grpc => "grpc",
+        Protocol::HttpProtobuf => "http/protobuf",
+    }
+}
+
+fn endpoint(backend: &Receiver, protocol: Protocol) -> String {
+    backend.variables(protocol)[0].1.clone()
+}
+
+fn started(page: &Page) -> f64 {
+    page.value("otel_sdk_span_started_total", &[]).unwrap()
+}
+
+fn exported(page: &Page) -> f64 {
+    let arrived = |sample: &&testkit::prometheus::Sample| !sample.labels.contains_key("error_type");
+    page.named("otel_sdk_exporter_span_exported_total").filter(arrived).map(|s| s.value).sum()
+}
+
+/// All series with a reason.
+fn lost(page: &Page) -> f64 {
+    ["otel_sdk_processor_span_processed_total", "otel_sdk_exporter_span_exported_total"]
+        .iter()
+        .flat_map(|name| page.named(name))
+        .filter(|sample| sample.labels.contains_key("error_type"))
+        .map(|sample| sample.value)
+        .sum()
+}
+
+/// Waits until so many spans were started and each is either exported or lost.
+fn settled(service: &Process, spans: usize) -> Page {
+    service.wait_for_metrics("every span accounted for", |page| {
+        started(page) == spans as f64 && exported(page) + lost(page) == started(page)
+    })
+}
+
+fn lines(service: &Process, msg: &str) -> usize {
+    service.log().iter().filter(|line| line.get("msg") == Some(msg)).count()
+}
+
+/// How a backend may fail, where that is, and what keeps it that way.
+fn failures(protocol: Protocol) -> Vec<(&'static str, String, Box<dyn Any>)> {
+    let fake = |reply| {
+        let fake = FakeServer::start(reply);
+        (fake.url(), Box::new(fake) as Box<dyn Any>)
+    };
+    let receiver = |manner| {
+        let receiver = Receiver::start();
+        receiver.behave(manner);
+        (endpoint(&receiver, protocol), Box::new(receiver) as Box<dyn Any>)
+    };
+    let refusing = ReservedPort::take();
+    let (absent, sockets) = full_listener();
+    let (hanging, closing, garbled) = (
+        fake(Reply::Silence(Vec::new())),
+        fake(Reply::Close(Vec::new())),
+        fake(Reply::Close(b"what?\r\n\r\n".to_vec())),
+    );
+    let unavailable = receiver(Manner::Refuse { grpc: 14, http: 503 });
+    let invalid = receiver(Manner::Refuse { grpc: 3, http: 400 });
+    let slow = receiver(Manner::TakeAfter(Duration::from_millis(100)));
+    let too_slow = receiver(Manner::TakeAfter(Duration::from_secs(60)));
+    vec![
+        ("absent", format!("http://{absent}"), Box::new(sockets)),
+        ("refusing", format!("http://{}", refusing.address()), Box::new(refusing)),
+        ("hanging", hanging.0, hanging.1),
+        ("closing", closing.0, closing.1),
+        ("garbled", garbled.0, garbled.1),
+        ("unavailable", unavailable.0, unavailable.1),
+        ("invalid", invalid.0, invalid.1),
+        ("slow", slow.0, slow.1),
+        ("too slow", too_slow.0, too_slow.1),
+    ]
+}
+
+fn nobody_notices(protocol: Protocol) {
+    let healthy = {
+        let backend = Receiver::start();
+        let service = small(protocol)
+            .set("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint(&backend, protocol))
+            .set("OTEL_BSP_MAX_QUEUE_SIZE", "2048")
+            .serve();
+        let latency = p99(latencies(service.address(), "/echo?msg=hello", REQUESTS));
+        let page = settled(&service, REQUESTS);
+        assert_eq!((exported(&page), lost(&page)), (REQUESTS as f64, 0.0));
+        assert_eq!(backend.spans().len(), REQUESTS);
+        latency
+    };
+    for (case, endpoint, _guard) in failures(protocol) {
+        let service = small(protocol).set("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint).serve();
+        let latency = p99(latencies(service.address(), "/echo?msg=hello", REQUESTS));
+        // Whoever waited for an export would wait 200 ms, the time-out set above.
+        assert!(latency < 5 * healthy + Duration::from_millis(100), "{case}: {latency:?}");
+        let page = settled(&service, REQUESTS);
+        println!(
+            "{} {case}: p99 {latency:.1?} (healthy {healthy:.1?}), {} exported, {} lost",
+            name(protocol),
+            exported(&page),
+            lost(&page)
+        );
+        if case != "slow" {
+            assert_eq!(lost(&page), REQUESTS as f64, "{case}");
+            assert_eq!(lines(&service, COMPLAINT), 1, "{case}: {:#?}", service.log());
+        }
+        assert_eq!(service.stop().code, Some(0), "{case}");
+        let log = service.log();
+        let said = log.iter().find(|line| line.get("msg") == Some("spans were lost"));
+        let said = said.map_or(0.0, |line| line["spans"].parse().unwrap());
+        assert_eq!(said, lost(&page), "{case}");
+    }
+}
+
+#[test]
+fn nobody_notices_a_grpc_backend_that_fails_and_every_span_is_accounted_for() {
+    nobody_notices(Protocol::Grpc);
+}
+
+#[test]
+fn nobody_notices_an_http_backend_that_fails_and_every_span_is_accounted_for() {
+    nobody_notices(Protocol::HttpProtobuf);
+}
+
+#[test]
+fn a_backend_that_comes_goes_and_comes_back_gets_spans_again() {
+    for protocol in [Protocol::Grpc, Protocol::HttpProtobuf] {
+        let port = ReservedPort::take();
+        let service = small(protocol)
+            .set("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", port.address()))
+            .serve();
+        let ask_until = |what: &str, is_so: &dyn Fn(&Page) -> bool| {
+            service.wait_for_metrics(what, |page| {
+                assert_eq!(service.get("/echo").status, 200);
+                is_so(page)
+            });
+        };
+        ask_until("a lost span", &|page| lost(page) > 0.0);
+        service.wait_for_line("the complaint", |line| line.get("msg") == Some(COMPLAINT));
+
+        let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let backend = match protocol {
+            Protocol::Grpc => Receiver::serve(port.listen(), other),
+            Protocol::HttpProtobuf => Receiver::serve(other, port.listen()),
+        };
+        ask_until("an exported span", &|page| exported(page) > 0.0);
+        service.wait_for_line("the good news", |line| line.get("msg") == Some(ALL_IS_WELL));
+
+        let before = lost(&service.metrics());
+        backend.behave(Manner::Refuse { grpc: 14, http: 503 });
+        ask_until("more lost spans", &|page| lost(page) > before);
+        backend.behave(Manner::Take);
+        let before = exported(&service.metrics());
+        ask_until("more exported spans", &|page| exported(page) > before);
+
+        // The log has a line for each request, so that they need not be counted here.
+        let sent = service.stop().stdout.iter().filter(|line| line.contains("endpoint=")).count();
+        let log = service.log();
+        let lost = log.iter().find(|line| line.get("msg") == Some("spans were lost")).unwrap();
+        let lost: usize = lost["spans"].parse().unwrap();
+        assert_eq!(backend.spans().len() + lost, sent, "{protocol:?}");
+        // The second time within a minute is not said again.
+        assert_eq!((lines(&service, COMPLAINT), lines(&service, ALL_IS_WELL)), (1, 1));
+    }
+}
+
+#[test]
+fn a_backend_that_fails_every_other_time_fills_no_log() {
+    let backend = Receiver::start();
+    backend.behave(Manner::Alternate { refuse: true });
+    let service = small(Protocol::Grpc)
+        .set("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint(&backend, Protocol::Grpc))
+        .set("OTEL_BSP_SCHEDULE_DELAY", "1")
+        .serve();
+    for sent in 1..=40 {
+        assert_eq!(service.get("/echo").status, 200);
+        settled(&service, sent);
+    }
+    let page = service.metrics();
+    assert!(exported(&page) >= 10.0 && lost(&page) >= 10.0, "{page:#?}");
+    assert_eq!((lines(&service, COMPLAINT), lines(&service, ALL_IS_WELL)), (1, 1));
+}
+
+#[test]
+fn spans_of_calls_are_accounted_for_too() {
+    let nobody = ReservedPort::take();
+    let service_a = service_a().serve();
+    let service_b = crate::support::service_b(crate::support::url(&service_a))
+        .set("TOKIO_WORKER_THREADS", "1")
+        .set("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", nobody.address()))
+        .set("OTEL_BSP_SCHEDULE_DELAY", "1")
+        .serve();
+    latencies(service_b.address(), "/call-echo?msg=hello", 100);
+    let page = settled(&service_b, 200);
+    assert_eq!(lost(&page), 200.0);
+}

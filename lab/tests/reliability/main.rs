@@ -1,0 +1,21 @@
+//! Nothing lost, nothing hung: what the services promise when everything around them goes wrong.
+//!
+//! Real processes, real sockets, loopback only. docs/reliability.md lists the promises and what was
+//! measured. Tests that are `#[ignore]`d are the same ones with large numbers: `.ci/run reliability`.
+
+#![cfg(target_os = "linux")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
+
+mod backend;
+mod overload;
+mod page;
+mod quantity;
+mod sick_a;
+mod stopping;
+mod strangers;
+mod support;

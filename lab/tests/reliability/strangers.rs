@@ -1,0 +1,117 @@
+//! What strangers learn, and what nobody does.
+
+use testkit::http::{Connection, Request};
+use testkit::otlp::{Manner, Protocol, Receiver};
+use testkit::{FakeServer, Process, Reply, ReservedPort};
+
+use crate::support::{service_a, service_b};
+
+#[test]
+fn answers_to_strangers_are_plain() {
+    let service_a = service_a().set("FAULTS_ENABLED", "true").serve();
+    let service_b = service_b(format!("http://{}", service_a.address())).serve();
+    for service in [&service_a, &service_b] {
+        for (method, target, status) in [
+            ("GET", "/%3Cscript%3E", 404),
+            ("GET", "/marker", 404),
+            ("POST", "/echo", 405),
+            ("POST", "/call-echo", 405),
+            ("POST", "/health", 405),
+            ("DELETE", "/metrics", 405),
+            ("GET", "/echo?msg=%ffmarker", 400),
+            ("GET", "/call-echo?msg=%ffmarker", 400),
+            ("GET", "/call-echo", 400),
+        ] {
+            let answer = Request::new(method, target).send(service.address());
+            // Each route is on one of the two only.
+            assert!(answer.status == status || answer.status == 404, "{answer:?}");
+            assert!(!answer.text().contains("marker"), "{answer:?}");
+            if answer.status != 400 {
+                assert_eq!(answer.text(), "", "{method} {target}");
+            }
+            plain_headers(&answer);
+        }
+        let mut garbage = Connection::open(service.address());
+        garbage.send(b"marker\r\n\r\n");
+        garbage.finish_sending();
+        let answer = String::from_utf8(garbage.read_to_end().unwrap()).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 400 ") && body.is_empty(), "{answer}");
+        assert!(!head.to_lowercase().contains("server:"), "{answer}");
+    }
+    plain_headers(&service_b.get("/call-echo?msg=hello"));
+}
+
+/// Nothing but what the answer needs.
+fn plain_headers(answer: &testkit::http::Answer) {
+    const NEEDED: [&str; 7] = [
+        "allow",
+        "content-length",
+        "content-type",
+        "connection",
+        "date",
+        "retry-after",
+        "x-trace-id",
+    ];
+    for (name, value) in &answer.headers {
+        assert!(NEEDED.contains(&name.as_str()), "{name}: {value}");
+    }
+}
+
+const SECRET: &str = "hunter2";
+
+/// Nothing that the service says, anywhere, has the secret in it.
+fn assert_discreet(service: &Process, case: &str) {
+    let page = service.get("/metrics");
+    let said = [service.stdout().join("\n"), service.stderr().join("\n"), page.text().to_owned()];
+    for text in said {
+        assert!(!text.contains(SECRET), "{case}: {text}");
+    }
+}
+
+#[test]
+fn what_is_sent_to_the_telemetry_backend_is_nobody_elses() {
+    for protocol in [Protocol::Grpc, Protocol::HttpProtobuf] {
+        let (nobody, hanging) = (ReservedPort::take(), FakeServer::start(Reply::Silence(vec![])));
+        let (healthy, failing) = (Receiver::start(), Receiver::start());
+        failing.behave(Manner::Refuse { grpc: 16, http: 401 });
+        let of = |receiver: &Receiver| receiver.variables(protocol)[0].1.clone();
+        for (case, endpoint) in [
+            ("healthy", of(&healthy)),
+            ("failing", of(&failing)),
+            ("refusing", format!("http://{}", nobody.address())),
+            ("hanging", hanging.url()),
+        ] {
+            let with_user = endpoint.replace("http://", &format!("http://user:{SECRET}@"));
+            let launch = || {
+                service_a()
+                    .set_all(healthy.variables(protocol))
+                    .set("OTEL_EXPORTER_OTLP_ENDPOINT", &with_user)
+                    .set("OTEL_EXPORTER_OTLP_HEADERS", format!("authorization=Bearer {SECRET}"))
+                    .set("OTEL_BSP_EXPORT_TIMEOUT", "200")
+                    .set("RUST_LOG", "trace")
+            };
+            let service = launch().serve();
+            assert_eq!(service.get("/echo").status, 200);
+            service.wait_for_metrics("a span sent or lost", |page| {
+                page.sum("otel_sdk_exporter_span_exported_total", &[]) == 1.0
+            });
+            assert_discreet(&service, case);
+            let exit = service.stop();
+            let said = [exit.stdout, exit.stderr].concat().join("\n");
+            assert!(!said.contains(SECRET), "{case}: {said}");
+            for word in ["--help", "--version", "--no-such-flag"] {
+                let exit = launch().arg(word).finish();
+                let said = [exit.stdout, exit.stderr].concat().join("\n");
+                assert!(!said.contains(SECRET), "{word}: {said}");
+            }
+        }
+        let exports = healthy.exports();
+        assert_eq!(exports[0].headers["authorization"], format!("Bearer {SECRET}"));
+        let spans: Vec<_> = exports.into_iter().map(|export| export.spans).collect();
+        assert!(!format!("{spans:?}").contains(SECRET));
+    }
+    let exit = service_a().set("OTEL_EXPORTER_OTLP_ENDPOINT", SECRET).finish();
+    assert_eq!(exit.code, Some(2));
+    assert!(!exit.stderr.join("\n").contains(SECRET), "{exit:?}");
+}
