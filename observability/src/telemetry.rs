@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use opentelemetry::trace::{SpanContext, TracerProvider as _};
-use opentelemetry_otlp::{ExporterBuildError, SpanExporter, WithExportConfig, WithHttpConfig};
+use opentelemetry_otlp::{SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, SpanExporter as _};
 use tracing::Subscriber;
@@ -20,7 +20,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use crate::client::ClientBuilder;
 use crate::config::Config;
 use crate::exit::Exit;
-use crate::export::Exporter;
+use crate::export::{Exporter, GrpcExporter};
 use crate::log::{LogLayer, Logger, Sink};
 use crate::metrics::Metrics;
 use crate::otel::{OtlpConfig, Protocol};
@@ -192,31 +192,29 @@ fn start_exporter(
     metrics: &Arc<Metrics>,
 ) -> Result<Exporter, Box<dyn std::error::Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut exporter = {
-        let _in_its_own_runtime = runtime.enter();
-        build_exporter(otlp, config.otel.batch.export_timeout)?
-    };
-    exporter.set_resource(resource);
-    Ok(Exporter::start(exporter, runtime, config.otel.batch.clone(), Arc::clone(metrics))?)
-}
-
-fn build_exporter(
-    otlp: &OtlpConfig,
-    timeout: Duration,
-) -> Result<SpanExporter, ExporterBuildError> {
+    let batch = config.otel.batch.clone();
     // Our own limit around each export comes first and names the reason; this one is the net below.
-    let timeout = timeout + Duration::from_secs(1);
-    let builder = SpanExporter::builder();
+    let timeout = batch.export_timeout + Duration::from_secs(1);
+    let (metrics, rejected) = (Arc::clone(metrics), Arc::default());
+    let in_its_own_runtime = runtime.enter();
     match otlp.protocol {
         Protocol::Grpc => {
-            builder.with_tonic().with_endpoint(&otlp.endpoint).with_timeout(timeout).build()
+            let mut exporter = GrpcExporter::new(&otlp.endpoint, timeout, Arc::clone(&rejected))?;
+            exporter.set_resource(resource);
+            drop(in_its_own_runtime);
+            Ok(Exporter::start(exporter, rejected, runtime, batch, metrics)?)
         }
-        Protocol::HttpProtobuf => builder
-            .with_http()
-            .with_http_client(reqwest::Client::new())
-            .with_endpoint(&otlp.endpoint)
-            .with_timeout(timeout)
-            .build(),
+        Protocol::HttpProtobuf => {
+            let mut exporter = SpanExporter::builder()
+                .with_http()
+                .with_http_client(reqwest::Client::new())
+                .with_endpoint(&otlp.endpoint)
+                .with_timeout(timeout)
+                .build()?;
+            exporter.set_resource(resource);
+            drop(in_its_own_runtime);
+            Ok(Exporter::start(exporter, rejected, runtime, batch, metrics)?)
+        }
     }
 }
 
