@@ -22,12 +22,13 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Request, Response, ResponseBuilderExt, Url};
 use reqwest_middleware::{ClientWithMiddleware, Middleware, Next, RequestBuilder};
 use serde::de::DeserializeOwned;
-use tracing::{Instrument, Span};
+use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
+use url::Position;
 
 use crate::error_kind::{DnsError, ErrorKind, chain};
 use crate::method::Method;
-use crate::metrics::{Outcome, Peer, PeerMetrics};
+use crate::metrics::{Outcome, PeerMetrics};
 use crate::server::Failure;
 use crate::telemetry::Telemetry;
 use crate::trace_context;
@@ -89,7 +90,7 @@ impl ClientBuilder {
     /// A client with a breaker is for one service, the one at `url`.
     pub fn circuit_breaker(mut self, url: &Url, failures: u32) -> Self {
         self.breaker = (failures > 0).then(|| {
-            let metrics = self.telemetry.0.metrics.client(&Peer::of(url));
+            let metrics = self.telemetry.0.metrics.client(url);
             Breaker::new(failures, metrics.circuit_open())
         });
         self
@@ -98,7 +99,7 @@ impl ClientBuilder {
     /// A service that will be called: its error counters stand at 0 from now on, so that a rate is
     /// right from the first error on.
     pub fn peer(self, url: &Url) -> Self {
-        self.telemetry.0.metrics.client(&Peer::of(url));
+        self.telemetry.0.metrics.client(url);
         self
     }
 
@@ -154,23 +155,30 @@ async fn decode<T: DeserializeOwned>(mut response: Response) -> Result<T, CallEr
     if !status.is_success() {
         return Err(CallError::answered(ErrorKind::Status(status), format!("answered {status}")));
     }
-    let mut body = BytesMut::new();
-    loop {
-        match response.chunk().await {
-            Ok(Some(chunk)) if body.len() + chunk.len() <= MAX_JSON_BODY => {
-                body.extend_from_slice(&chunk)
+    let too_long = || {
+        let details = format!("answered {status} with a body of more than {MAX_JSON_BODY} bytes");
+        CallError::answered(ErrorKind::Decode, details)
+    };
+    let broken = |error: reqwest::Error| {
+        let kind = ErrorKind::of_reqwest(&error);
+        CallError::answered(kind, chain(&error.without_url()))
+    };
+    // Most bodies come in one piece, which is decoded where it lies.
+    let mut body = response.chunk().await.map_err(broken)?.unwrap_or_default();
+    if let Some(second) = response.chunk().await.map_err(broken)? {
+        let mut whole = BytesMut::from(body);
+        let mut next = Some(second);
+        while let Some(chunk) = next {
+            if whole.len() + chunk.len() > MAX_JSON_BODY {
+                return Err(too_long());
             }
-            Ok(Some(_)) => {
-                let details =
-                    format!("answered {status} with a body of more than {MAX_JSON_BODY} bytes");
-                return Err(CallError::answered(ErrorKind::Decode, details));
-            }
-            Ok(None) => break,
-            Err(error) => {
-                let kind = ErrorKind::of_reqwest(&error);
-                return Err(CallError::answered(kind, chain(&error.without_url())));
-            }
+            whole.extend_from_slice(&chunk);
+            next = response.chunk().await.map_err(broken)?;
         }
+        body = whole.freeze();
+    }
+    if body.len() > MAX_JSON_BODY {
+        return Err(too_long());
     }
     serde_json::from_slice(&body).map_err(|error| {
         // It quotes the body, which may be long.
@@ -280,14 +288,15 @@ impl Middleware for Measure {
         next: Next<'_>,
     ) -> reqwest_middleware::Result<Response> {
         if let Some(Err(open)) = self.breaker.as_ref().map(Breaker::permit) {
-            self.telemetry.0.metrics.client(&Peer::of(request.url())).not_called();
+            self.telemetry.0.metrics.client(request.url()).not_called();
             return Err(reqwest_middleware::Error::middleware(open));
         }
-        let (mut call, span) = Call::start(&self.telemetry, &request);
+        let mut call = Call::start(&self.telemetry, &request);
         call.breaker = self.breaker.clone();
         trace_context::inject(call.cx.span().span_context(), request.headers_mut());
         let slot = extensions.get::<CallSlot>().cloned();
-        let result = next.run(request, extensions).instrument(span).await;
+        // The span is not entered: below here is only the connection, which makes no spans.
+        let result = next.run(request, extensions).await;
         let response = match result {
             Ok(response) => response,
             Err(error) => {
@@ -306,6 +315,28 @@ impl Middleware for Measure {
             }
             None => Ok(call.until_the_end_of(response)),
         }
+    }
+}
+
+impl Telemetry {
+    /// The span of a call, with the context that goes out with it: the caller's own where no span is
+    /// made.
+    fn client_span(&self) -> (Span, Context) {
+        let caller = Context::map_current(|cx| {
+            let span = cx.span();
+            let span = span.span_context();
+            // Of an unsampled parent a parent-based sampler samples no child: none is made at all.
+            let is_unsampled = span.is_valid() && !span.is_sampled();
+            (is_unsampled && self.0.sampler_is_parent_based).then(|| cx.clone())
+        });
+        if let Some(caller) = caller {
+            return (Span::none(), caller);
+        }
+        let span = tracing::info_span!("http.client.request", otel.kind = "client");
+        let cx = if span.is_disabled() { Context::current() } else { span.context() };
+        // Where spans are switched off, the caller's context goes on as it is.
+        let cx = if cx.span().span_context().is_valid() { cx } else { Context::current() };
+        (span, cx)
     }
 }
 
@@ -331,7 +362,7 @@ struct Call {
     method: Method,
     url: String,
     cx: Context,
-    /// The span ends when its last handle is dropped.
+    /// The span ends when this is dropped.
     _span: Span,
     status: Option<StatusCode>,
     breaker: Option<Breaker>,
@@ -339,40 +370,34 @@ struct Call {
 }
 
 impl Call {
-    fn start(telemetry: &Telemetry, request: &Request) -> (Self, Span) {
+    fn start(telemetry: &Telemetry, request: &Request) -> Self {
         let method = Method::from(request.method());
-        let span = tracing::info_span!("http.client.request", otel.kind = "client");
-        let cx = if span.is_disabled() { Context::current() } else { span.context() };
-        // Where spans are switched off, the caller's context goes on as it is.
-        let cx = if cx.span().span_context().is_valid() { cx } else { Context::current() };
-        let peer_name = Peer::of(request.url());
-        let peer = telemetry.0.metrics.client(&peer_name);
+        let (span, cx) = telemetry.client_span();
+        let peer = telemetry.0.metrics.client(request.url());
         let url = without_secrets(request.url());
-        if cx.span().is_recording() && !span.is_disabled() {
+        if !span.is_disabled() && cx.span().is_recording() {
             cx.span().update_name(method.span_name());
             cx.span().set_attributes([
                 KeyValue::new("http.request.method", method.as_str()),
-                KeyValue::new("server.address", peer_name.address.into_string()),
-                KeyValue::new("server.port", i64::from(peer_name.port)),
+                KeyValue::new("server.address", Arc::clone(&peer.peer.address)),
+                KeyValue::new("server.port", i64::from(peer.peer.port)),
                 KeyValue::new("url.full", url.clone()),
             ]);
         }
         peer.active(method).increment(1);
         let started = Instant::now();
-        let _span = span.clone();
-        let call = Self {
+        Self {
             telemetry: telemetry.clone(),
             peer,
             started,
             method,
             url,
             cx,
-            _span,
+            _span: span,
             status: None,
             breaker: None,
             finished: false,
-        };
-        (call, span)
+        }
     }
 
     fn finish(&mut self, error: Option<ErrorKind>) {
@@ -472,6 +497,10 @@ impl HttpBody for MeasuredBody {
 
 /// Scheme, host, port and path: what is left of a URL without credentials and query values.
 fn without_secrets(url: &Url) -> String {
+    // Most URLs have a port and no credentials: then it is their beginning.
+    if url.port().is_some() && url.username().is_empty() && url.password().is_none() {
+        return url[..Position::AfterPath].to_owned();
+    }
     let host = url.host_str().unwrap_or_default();
     match url.port_or_known_default() {
         Some(port) => format!("{}://{host}:{port}{}", url.scheme(), url.path()),

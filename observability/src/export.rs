@@ -9,6 +9,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc as std_mpsc};
 use std::thread;
 use std::time::Duration;
@@ -22,9 +23,14 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::metrics::Metrics;
 
+mod encode;
+mod grpc;
+
+pub(crate) use grpc::GrpcExporter;
+
 /// Why a span that left the queue did not arrive: the `error_type` values of
 /// [`SPANS_EXPORTED`](crate::metrics::SPANS_EXPORTED).
-pub(crate) const FAILURES: [&str; 3] = ["timeout", "failed", "shutdown"];
+pub(crate) const FAILURES: [&str; 4] = ["timeout", "failed", "rejected", "shutdown"];
 
 /// The least time from one complaint about the backend to the next: one that comes and goes fills
 /// no log.
@@ -82,9 +88,11 @@ enum Command {
 }
 
 impl Exporter {
-    /// Starts the thread. `runtime` is the one the exporter was built in.
+    /// Starts the thread. `runtime` is the one the exporter was built in; `rejected` is where it
+    /// counts the spans of a batch that arrived and were not taken.
     pub(crate) fn start(
         exporter: impl SpanExporter + 'static,
+        rejected: Arc<AtomicU64>,
         runtime: Runtime,
         config: BatchConfig,
         metrics: Arc<Metrics>,
@@ -100,6 +108,7 @@ impl Exporter {
         let worker = Worker {
             shared: Arc::clone(&shared),
             exporter,
+            rejected,
             stop_by,
             complained: None,
             failing: false,
@@ -194,6 +203,7 @@ impl Shared {
 struct Worker<E> {
     shared: Arc<Shared>,
     exporter: E,
+    rejected: Arc<AtomicU64>,
     stop_by: watch::Receiver<Option<Instant>>,
     complained: Option<Instant>,
     /// The last thing that was said is that it fails.
@@ -254,7 +264,12 @@ impl<E: SpanExporter> Worker<E> {
         };
         match result {
             Ok(()) => {
-                spans.exported(size);
+                let rejected = self.rejected.swap(0, Ordering::Relaxed).min(size);
+                spans.exported(size - rejected);
+                if rejected > 0 {
+                    spans.failed(rejected, "rejected");
+                    tracing::warn!(spans = rejected, "the receiver rejected spans");
+                }
                 if std::mem::take(&mut self.failing) {
                     tracing::info!("spans are exported again");
                 }

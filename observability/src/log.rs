@@ -6,12 +6,13 @@
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io::Write as _;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use opentelemetry::trace::{SpanContext, TraceContextExt};
+use tracing::dispatcher::WeakDispatch;
 use tracing::field::{Field, Visit};
-use tracing::{Event, Level, Subscriber};
+use tracing::{Dispatch, Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::Context;
@@ -313,17 +314,43 @@ fn escape(to: &mut Vec<u8>, value: &str) {
 /// Writes a line for each `tracing` event, with the ids of the span it happened in.
 pub(crate) struct LogLayer {
     logger: Logger,
+    filter: Targets,
+    /// Who knows the ids of `tracing`'s spans.
+    dispatch: OnceLock<WeakDispatch>,
 }
 
 impl LogLayer {
-    pub(crate) fn new(logger: Logger) -> Self {
-        Self { logger }
+    pub(crate) fn new(logger: Logger, filter: Targets) -> Self {
+        Self { logger, filter, dispatch: OnceLock::new() }
+    }
+
+    /// Of the span that an event happened in, or else of the request.
+    fn ids<S>(&self, event: &Event<'_>, cx: &Context<'_, S>) -> SpanContext
+    where
+        S: Subscriber + for<'a> LookupSpan<'a>,
+    {
+        cx.event_span(event)
+            .and_then(|span| {
+                let dispatch = self.dispatch.get()?.upgrade()?;
+                tracing_opentelemetry::get_otel_context(&span.id(), &dispatch)
+            })
+            .map_or_else(
+                || opentelemetry::Context::map_current(|cx| cx.span().span_context().clone()),
+                |cx| cx.span().span_context().clone(),
+            )
     }
 }
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LogLayer {
-    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+    fn on_register_dispatch(&self, dispatch: &Dispatch) {
+        let _ = self.dispatch.set(dispatch.downgrade());
+    }
+
+    fn on_event(&self, event: &Event<'_>, cx: Context<'_, S>) {
         let metadata = event.metadata();
+        if !self.filter.would_enable(metadata.target(), metadata.level()) {
+            return;
+        }
         let level = match *metadata.level() {
             Level::ERROR => "error",
             Level::WARN => "warn",
@@ -331,7 +358,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LogLayer {
             Level::DEBUG => "debug",
             Level::TRACE => "trace",
         };
-        let span = opentelemetry::Context::map_current(|cx| cx.span().span_context().clone());
+        let span = self.ids(event, &cx);
         self.logger.line(level, |line| {
             line.plain("target", metadata.target());
             event.record(&mut FieldVisitor { line });
@@ -419,6 +446,10 @@ mod tests {
                 LogFormat::Json => line.split_once(',').unwrap().1.to_owned() + "\n",
             })
             .collect()
+    }
+
+    fn all() -> Targets {
+        "trace".parse().unwrap()
     }
 
     fn span() -> SpanContext {
@@ -527,7 +558,7 @@ mod tests {
     #[test]
     fn no_value_can_forge_a_field_or_a_line() {
         let line = logged(LogFormat::Logfmt, "info", |l| {
-            let subscriber = tracing_subscriber::registry().with(LogLayer::new(l.clone()));
+            let subscriber = tracing_subscriber::registry().with(LogLayer::new(l.clone(), all()));
             tracing::subscriber::with_default(subscriber, || {
                 for value in [
                     "a b",
@@ -571,7 +602,7 @@ mod tests {
     #[test]
     fn an_event_has_its_message_and_fields() {
         let line = logged(LogFormat::Logfmt, "info", |l| {
-            let subscriber = tracing_subscriber::registry().with(LogLayer::new(l.clone()));
+            let subscriber = tracing_subscriber::registry().with(LogLayer::new(l.clone(), all()));
             tracing::subscriber::with_default(subscriber, || {
                 tracing::warn!(target: "t", count = 3, ok = true, "it broke");
             });

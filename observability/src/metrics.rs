@@ -74,7 +74,7 @@ pub(crate) struct Metrics {
     process: metrics_process::Collector,
     routes: RwLock<HashMap<&'static str, &'static RouteMetrics>>,
     server_active: ByMethod<Gauge>,
-    clients: Series<Peer, Arc<PeerMetrics>>,
+    clients: RwLock<HashMap<Box<str>, Vec<Arc<PeerMetrics>>>>,
     pub(crate) spans: SpanMetrics,
     pub(crate) lost_lines: LostLines,
 }
@@ -102,7 +102,7 @@ impl Metrics {
             process,
             routes: RwLock::default(),
             server_active: ByMethod::default(),
-            clients: Series::default(),
+            clients: RwLock::default(),
             spans: SpanMetrics::new(&recorder),
             lost_lines: LostLines {
                 queue_full: counter(
@@ -183,12 +183,24 @@ impl Metrics {
     }
 
     /// The series of calls to one peer; made at the first call, or when the client is built.
-    pub(crate) fn client(&self, peer: &Peer) -> Arc<PeerMetrics> {
-        let register = || {
-            let exemplars = Arc::clone(&self.exemplars);
-            Arc::new(PeerMetrics::new(Arc::clone(&self.recorder), exemplars, peer))
-        };
-        self.clients.with(peer, register, Arc::clone)
+    pub(crate) fn client(&self, url: &reqwest::Url) -> Arc<PeerMetrics> {
+        let peer = PeerRef::of(url);
+        let known = self.clients.read().unwrap_or_else(PoisonError::into_inner);
+        // By address first, so that a known peer is found without a copy of its name.
+        let ports = known.get(peer.address).map(Vec::as_slice).unwrap_or_default();
+        if let Some(metrics) = ports.iter().find(|metrics| metrics.peer.port == peer.port) {
+            return Arc::clone(metrics);
+        }
+        drop(known);
+        let mut known = self.clients.write().unwrap_or_else(PoisonError::into_inner);
+        let ports = known.entry(peer.address.into()).or_default();
+        if let Some(metrics) = ports.iter().find(|metrics| metrics.peer.port == peer.port) {
+            return Arc::clone(metrics);
+        }
+        let (recorder, exemplars) = (Arc::clone(&self.recorder), Arc::clone(&self.exemplars));
+        let metrics = Arc::new(PeerMetrics::new(recorder, exemplars, peer));
+        ports.push(Arc::clone(&metrics));
+        metrics
     }
 }
 
@@ -247,23 +259,31 @@ impl Outcome {
     }
 }
 
+/// Whom a URL names.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct PeerRef<'a> {
+    address: &'a str,
+    port: u16,
+}
+
+impl<'a> PeerRef<'a> {
+    fn of(url: &'a reqwest::Url) -> Self {
+        let address = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+        Self { address, port: url.port_or_known_default().unwrap_or_default() }
+    }
+}
+
 /// Whom a client calls: the label values `server_address` and `server_port`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug)]
 pub(crate) struct Peer {
-    pub(crate) address: Box<str>,
+    pub(crate) address: Arc<str>,
     pub(crate) port: u16,
 }
 
 impl Peer {
-    pub(crate) fn of(url: &reqwest::Url) -> Self {
-        let address = url.host_str().unwrap_or_default();
-        let port = url.port_or_known_default().unwrap_or_default();
-        Self { address: address.trim_matches(['[', ']']).into(), port }
-    }
-
     fn labels(&self) -> Vec<Label> {
         vec![
-            label("server_address", self.address.to_string()),
+            label("server_address", Arc::clone(&self.address)),
             label("server_port", self.port.to_string()),
         ]
     }
@@ -273,7 +293,7 @@ impl Peer {
 pub(crate) struct PeerMetrics {
     recorder: Arc<PrometheusRecorder>,
     exemplars: Arc<Exemplars>,
-    peer: Peer,
+    pub(crate) peer: Peer,
     durations: Series<Outcome, Timed>,
     errors: Series<ErrorKind, Counted>,
     active: ByMethod<Gauge>,
@@ -281,11 +301,15 @@ pub(crate) struct PeerMetrics {
 
 impl PeerMetrics {
     /// Every named kind stands at 0 from here on, so that a rate is right from the first error on.
-    fn new(recorder: Arc<PrometheusRecorder>, exemplars: Arc<Exemplars>, peer: &Peer) -> Self {
+    fn new(
+        recorder: Arc<PrometheusRecorder>,
+        exemplars: Arc<Exemplars>,
+        peer: PeerRef<'_>,
+    ) -> Self {
         let metrics = Self {
             recorder,
             exemplars,
-            peer: peer.clone(),
+            peer: Peer { address: peer.address.into(), port: peer.port },
             durations: Series::default(),
             errors: Series::default(),
             active: ByMethod::default(),
@@ -576,7 +600,7 @@ mod tests {
     fn every_named_error_stands_at_zero_before_the_first_call() {
         let metrics = metrics();
         let url = "http://127.0.0.1:8080/".parse().unwrap();
-        let peer = metrics.client(&Peer::of(&url));
+        let peer = metrics.client(&url);
         let line = |kind: &str, n| {
             format!(
                 r#"http_client_request_errors_total{{server_address="127.0.0.1",server_port="8080",error_type="{kind}"}} {n}"#
@@ -596,8 +620,8 @@ mod tests {
 
     #[test]
     fn a_peer_is_named_as_the_url_names_it() {
-        let peer = Peer::of(&"https://user:secret@[::1]/x".parse().unwrap());
-        assert_eq!((&*peer.address, peer.port), ("::1", 443));
+        let url = "https://user:secret@[::1]/x".parse().unwrap();
+        assert_eq!(PeerRef::of(&url), PeerRef { address: "::1", port: 443 });
     }
 
     #[test]
@@ -630,7 +654,7 @@ mod tests {
                 Some(&span(id)),
             );
         }
-        let peer = metrics.client(&Peer::of(&"http://127.0.0.1:8080/".parse().unwrap()));
+        let peer = metrics.client(&"http://127.0.0.1:8080/".parse().unwrap());
         peer.request(outcome(503, timeout), Duration::from_secs(20), Some(&span(4)));
         peer.request(outcome(503, timeout), Duration::from_secs(20), None);
 

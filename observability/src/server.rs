@@ -163,10 +163,8 @@ impl Service<Request> for Measure {
 
     fn call(&mut self, request: Request) -> Self::Future {
         let exchange = Exchange::start(Arc::clone(&self.endpoint), &request);
-        // Where spans are switched off, nobody else makes the trace's context the current one.
-        let attach = self.endpoint.telemetry.0.config.otel.disabled.then(|| exchange.cx.clone());
         let inner = exchange.is_admitted.then(|| self.inner.call(request));
-        MeasureFuture { inner, exchange: Some(exchange), attach }
+        MeasureFuture { inner, exchange: Some(exchange) }
     }
 }
 
@@ -176,7 +174,6 @@ pin_project! {
         #[pin]
         inner: Option<RouteFuture<Infallible>>,
         exchange: Option<Exchange>,
-        attach: Option<Context>,
     }
 }
 
@@ -185,7 +182,8 @@ impl Future for MeasureFuture {
 
     fn poll(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let _attached = this.attach.clone().map(Context::attach);
+        // What the handler logs and whom it calls belongs to this request.
+        let _attached = this.exchange.as_ref().map(|exchange| exchange.cx.clone().attach());
         let mut response = match this.inner.as_pin_mut() {
             // A handler that panics is polled no more: its answer is there.
             Some(inner) => match catch_unwind(AssertUnwindSafe(|| inner.poll(cx))) {

@@ -9,18 +9,20 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use opentelemetry::trace::{SpanContext, TracerProvider as _};
-use opentelemetry_otlp::{ExporterBuildError, SpanExporter, WithExportConfig, WithHttpConfig};
+use opentelemetry_otlp::{SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, SpanExporter as _};
+use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider, SpanExporter as _};
 use tracing::Subscriber;
-use tracing_subscriber::Layer;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_opentelemetry::OpenTelemetryLayer;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::{Layer, Registry};
 
 use crate::client::ClientBuilder;
 use crate::config::Config;
 use crate::exit::Exit;
-use crate::export::Exporter;
+use crate::export::{Exporter, GrpcExporter};
 use crate::log::{LogLayer, Logger, Sink};
 use crate::metrics::Metrics;
 use crate::otel::{OtlpConfig, Protocol};
@@ -40,6 +42,8 @@ pub(crate) struct Inner {
     pub(crate) logger: Logger,
     pub(crate) ready: AtomicBool,
     pub(crate) in_flight: AtomicUsize,
+    /// Whether a parent that is not sampled has no sampled children.
+    pub(crate) sampler_is_parent_based: bool,
     provider: SdkTracerProvider,
     exporter: Option<Exporter>,
 }
@@ -101,13 +105,22 @@ impl Telemetry {
         let provider = provider.build();
         start_upkeep(&metrics).map_err(|error| failed("upkeep thread", &error))?;
 
-        let spans = (!config.otel.disabled).then(|| span_layer(provider.tracer("observability")));
-        let log = LogLayer::new(logger.clone()).with_filter(config.log_filter.clone());
-        let subscriber = tracing_subscriber::registry().with(spans).with(log);
+        let tracer = (!config.otel.disabled).then(|| provider.tracer("observability"));
+        let subscriber = subscriber(tracer, &logger, &config.log_filter);
         let ready = AtomicBool::new(true);
         let in_flight = AtomicUsize::new(0);
+        let sampler_is_parent_based = matches!(config.otel.sampler, Sampler::ParentBased(_));
         let config = config.clone();
-        let inner = Inner { config, metrics, logger, ready, in_flight, provider, exporter };
+        let inner = Inner {
+            sampler_is_parent_based,
+            config,
+            metrics,
+            logger,
+            ready,
+            in_flight,
+            provider,
+            exporter,
+        };
         Ok((Self(Arc::new(inner)), subscriber))
     }
 
@@ -171,18 +184,41 @@ impl Telemetry {
     }
 }
 
-fn span_layer<S>(tracer: SdkTracer) -> impl Layer<S>
+/// Spans go to `tracer`, events to the log.
+fn subscriber(
+    tracer: Option<SdkTracer>,
+    logger: &Logger,
+    log_filter: &Targets,
+) -> impl Subscriber + Send + Sync + use<> {
+    let log = LogLayer::new(logger.clone(), log_filter.clone());
+    let log_level = Layer::<Registry>::max_level_hint(log_filter).unwrap_or(LevelFilter::TRACE);
+    // A filter of a layer's own is asked at each step of a span's life, one for all only once for
+    // each place in the code. So a layer has its own only where the log wants to see more.
+    let (spans, filtered_spans) = if log_level <= LevelFilter::INFO {
+        (tracer.map(span_layer), None)
+    } else {
+        (None, tracer.map(span_layer).map(|spans| spans.with_filter(LevelFilter::INFO)))
+    };
+    tracing_subscriber::registry()
+        .with(filtered_spans)
+        .with(spans)
+        .with(log)
+        .with(log_level.max(LevelFilter::INFO))
+}
+
+fn span_layer<S>(tracer: SdkTracer) -> OpenTelemetryLayer<S, SdkTracer>
 where
-    S: Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
+    S: Subscriber + for<'a> LookupSpan<'a>,
 {
-    // What nobody looks at in a trace costs as much as what everybody does, so it is left out.
+    // What nobody looks at in a trace costs as much as what everybody does, so it is left out. The
+    // guards of requests and calls make the context the current one, once and not at each poll.
     tracing_opentelemetry::layer()
         .with_location(false)
         .with_threads(false)
         .with_target(false)
         .with_tracked_inactivity(false)
+        .with_context_activation(false)
         .with_tracer(tracer)
-        .with_filter(LevelFilter::INFO)
 }
 
 fn start_exporter(
@@ -192,31 +228,29 @@ fn start_exporter(
     metrics: &Arc<Metrics>,
 ) -> Result<Exporter, Box<dyn std::error::Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut exporter = {
-        let _in_its_own_runtime = runtime.enter();
-        build_exporter(otlp, config.otel.batch.export_timeout)?
-    };
-    exporter.set_resource(resource);
-    Ok(Exporter::start(exporter, runtime, config.otel.batch.clone(), Arc::clone(metrics))?)
-}
-
-fn build_exporter(
-    otlp: &OtlpConfig,
-    timeout: Duration,
-) -> Result<SpanExporter, ExporterBuildError> {
+    let batch = config.otel.batch.clone();
     // Our own limit around each export comes first and names the reason; this one is the net below.
-    let timeout = timeout + Duration::from_secs(1);
-    let builder = SpanExporter::builder();
+    let timeout = batch.export_timeout + Duration::from_secs(1);
+    let (metrics, rejected) = (Arc::clone(metrics), Arc::default());
+    let in_its_own_runtime = runtime.enter();
     match otlp.protocol {
         Protocol::Grpc => {
-            builder.with_tonic().with_endpoint(&otlp.endpoint).with_timeout(timeout).build()
+            let mut exporter = GrpcExporter::new(&otlp.endpoint, timeout, Arc::clone(&rejected))?;
+            exporter.set_resource(resource);
+            drop(in_its_own_runtime);
+            Ok(Exporter::start(exporter, rejected, runtime, batch, metrics)?)
         }
-        Protocol::HttpProtobuf => builder
-            .with_http()
-            .with_http_client(reqwest::Client::new())
-            .with_endpoint(&otlp.endpoint)
-            .with_timeout(timeout)
-            .build(),
+        Protocol::HttpProtobuf => {
+            let mut exporter = SpanExporter::builder()
+                .with_http()
+                .with_http_client(reqwest::Client::new())
+                .with_endpoint(&otlp.endpoint)
+                .with_timeout(timeout)
+                .build()?;
+            exporter.set_resource(resource);
+            drop(in_its_own_runtime);
+            Ok(Exporter::start(exporter, rejected, runtime, batch, metrics)?)
+        }
     }
 }
 

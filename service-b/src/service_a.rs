@@ -1,12 +1,17 @@
 //! B's client of service A.
 
+use std::sync::Arc;
+
 use observability::{CallError, CallJson, Client};
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
 
 /// Service A, as B sees it; a clone shares its connections.
 #[derive(Debug, Clone)]
-pub struct ServiceA {
+pub struct ServiceA(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
     client: Client,
     echo: Url,
 }
@@ -24,12 +29,12 @@ impl ServiceA {
         echo.set_path(&format!("{}/echo", base.path().trim_end_matches('/')));
         echo.set_query(None);
         echo.set_fragment(None);
-        Self { client, echo }
+        Self(Arc::new(Inner { client, echo }))
     }
 
     pub(crate) async fn echo(&self, msg: &str) -> Result<Echo, CallError> {
-        let mut url = self.echo.clone();
+        let mut url = self.0.echo.clone();
         url.query_pairs_mut().append_pair("msg", msg);
-        self.client.get(url).call_json().await
+        self.0.client.get(url).call_json().await
     }
 }

@@ -20,7 +20,6 @@ use tokio::time::{Instant, sleep};
 use tower::retry::budget::{Budget, TpsBudget};
 
 use crate::error_kind::{CircuitOpen, ErrorKind};
-use crate::metrics::Peer;
 use crate::telemetry::Telemetry;
 
 /// How long an open breaker stays open, the first time and at most.
@@ -142,7 +141,7 @@ impl Middleware for RetryConnect {
 
 impl RetryConnect {
     fn count(&self, request: &Request, retry: u32, kind: ErrorKind) {
-        self.telemetry.0.metrics.client(&Peer::of(request.url())).retried();
+        self.telemetry.0.metrics.client(request.url()).retried();
         Context::map_current(|cx| {
             let attributes = vec![
                 KeyValue::new("http.request.resend_count", i64::from(retry)),

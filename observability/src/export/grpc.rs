@@ -1,0 +1,209 @@
+//! OTLP over gRPC: our own encoding of the spans, sent through tonic as `opentelemetry-otlp` does it.
+//!
+//! Why not `opentelemetry-otlp`'s own exporter: see docs/adr/0006-spans-are-encoded-by-hand.md.
+
+use std::env;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes};
+use http::HeaderMap;
+use http::uri::PathAndQuery;
+use opentelemetry_otlp::{
+    OTEL_EXPORTER_OTLP_COMPRESSION, OTEL_EXPORTER_OTLP_HEADERS,
+    OTEL_EXPORTER_OTLP_TRACES_COMPRESSION, OTEL_EXPORTER_OTLP_TRACES_HEADERS,
+};
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
+use opentelemetry_sdk::trace::{SpanData, SpanExporter};
+use prost::Message;
+use tokio::time::sleep;
+use tonic::client::Grpc;
+use tonic::codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::metadata::MetadataMap;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Extensions, Request, Status};
+use tonic_types::StatusExt;
+
+use super::encode;
+
+const EXPORT: PathAndQuery =
+    PathAndQuery::from_static("/opentelemetry.proto.collector.trace.v1.TraceService/Export");
+
+/// Pauses before the tries after the first: those of `opentelemetry-otlp`.
+const RETRY_PAUSES: [Duration; 3] =
+    [Duration::from_millis(100), Duration::from_millis(200), Duration::from_millis(400)];
+
+/// Sends spans to an OTLP receiver.
+pub(crate) struct GrpcExporter {
+    client: Grpc<Channel>,
+    metadata: MetadataMap,
+    resource: Vec<u8>,
+    rejected: Arc<AtomicU64>,
+}
+
+impl GrpcExporter {
+    /// To be called within a runtime. `rejected` counts the spans that the receiver did not take.
+    pub(crate) fn new(
+        endpoint: &str,
+        timeout: Duration,
+        rejected: Arc<AtomicU64>,
+    ) -> Result<Self, Box<dyn std::error::Error>> {
+        let endpoint = Endpoint::from_shared(endpoint.to_owned())?
+            .user_agent(concat!("observability/", env!("CARGO_PKG_VERSION")))?
+            .timeout(timeout);
+        #[cfg(feature = "tls")]
+        let endpoint = if endpoint.uri().scheme_str() == Some("https") {
+            endpoint.tls_config(tonic::transport::ClientTlsConfig::new().with_enabled_roots())?
+        } else {
+            endpoint
+        };
+        let mut client = Grpc::new(endpoint.connect_lazy());
+        let of = |ours: &str, all: &str| env::var(ours).or_else(|_| env::var(all)).ok();
+        match of(OTEL_EXPORTER_OTLP_TRACES_COMPRESSION, OTEL_EXPORTER_OTLP_COMPRESSION).as_deref() {
+            None | Some("" | "none") => {}
+            Some("gzip") => client = client.send_compressed(CompressionEncoding::Gzip),
+            Some(other) => return Err(format!("compression {other}: expected gzip or none").into()),
+        }
+        let headers = of(OTEL_EXPORTER_OTLP_TRACES_HEADERS, OTEL_EXPORTER_OTLP_HEADERS);
+        let metadata = MetadataMap::from_headers(read_headers(&headers.unwrap_or_default()));
+        Ok(Self { client, metadata, resource: Vec::new(), rejected })
+    }
+
+    async fn send(&self, request: Bytes) -> Result<ExportTraceServiceResponse, Status> {
+        let mut client = self.client.clone();
+        let not_ready = |error| Status::unavailable(crate::error_kind::chain(&error));
+        client.ready().await.map_err(not_ready)?;
+        let request = Request::from_parts(self.metadata.clone(), Extensions::default(), request);
+        Ok(client.unary(request, EXPORT, Encoded).await?.into_inner())
+    }
+}
+
+impl fmt::Debug for GrpcExporter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GrpcExporter").finish_non_exhaustive()
+    }
+}
+
+impl SpanExporter for GrpcExporter {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let mut request = Vec::with_capacity(self.resource.len() + batch.len() * 384);
+        encode::request(&mut request, &self.resource, &batch);
+        drop(batch);
+        let request = Bytes::from(request);
+        let mut pauses = RETRY_PAUSES.into_iter();
+        loop {
+            let status = match self.send(request.clone()).await {
+                Ok(response) => {
+                    let rejected = response.partial_success.map(|partial| partial.rejected_spans);
+                    let rejected = u64::try_from(rejected.unwrap_or_default()).unwrap_or_default();
+                    self.rejected.fetch_add(rejected, Ordering::Relaxed);
+                    return Ok(());
+                }
+                Err(status) => status,
+            };
+            match (retry_after(&status), pauses.next()) {
+                (Some(at_least), Some(pause)) => sleep(pause.max(at_least)).await,
+                _ => {
+                    let details = format!("{:?}: {}", status.code(), status.message());
+                    return Err(OTelSdkError::InternalFailure(details));
+                }
+            }
+        }
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.resource = encode::resource(resource);
+    }
+}
+
+/// The least pause before another try, where one may help: OTLP specification, "OTLP/gRPC Response".
+fn retry_after(status: &Status) -> Option<Duration> {
+    let told = status.get_details_retry_info().and_then(|info| info.retry_delay);
+    match status.code() {
+        Code::Cancelled
+        | Code::DeadlineExceeded
+        | Code::Aborted
+        | Code::OutOfRange
+        | Code::Unavailable
+        | Code::DataLoss => Some(told.unwrap_or_default()),
+        Code::ResourceExhausted => told,
+        _ => None,
+    }
+}
+
+/// `key=value,key2=value2`, values percent-encoded; what is no header is left out.
+fn read_headers(text: &str) -> HeaderMap {
+    let pairs = text.split(',').filter_map(|pair| pair.split_once('='));
+    let headers = pairs.filter_map(|(name, value)| {
+        let name = http::HeaderName::from_str(name.trim()).ok()?;
+        let value = percent_encoding::percent_decode_str(value.trim()).decode_utf8().ok()?;
+        Some((name, http::HeaderValue::from_str(&value).ok()?))
+    });
+    headers.collect()
+}
+
+/// A request that is bytes already.
+struct Encoded;
+
+impl Codec for Encoded {
+    type Encode = Bytes;
+    type Decode = ExportTraceServiceResponse;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for Encoded {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, request: Bytes, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        to.put(request);
+        Ok(())
+    }
+}
+
+impl Decoder for Encoded {
+    type Item = ExportTraceServiceResponse;
+    type Error = Status;
+
+    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Self::Item>, Status> {
+        let response = ExportTraceServiceResponse::decode(from);
+        response.map(Some).map_err(|error| Status::internal(error.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_are_read_as_the_specification_has_them() {
+        let headers = read_headers("api-key=a%20secret, X-Tenant = t=1 ,broken,bad name=x,empty=");
+        let read: Vec<_> =
+            headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+        assert_eq!(read, [("api-key", "a secret"), ("x-tenant", "t=1"), ("empty", "")]);
+    }
+
+    #[test]
+    fn only_what_may_pass_is_tried_again() {
+        assert_eq!(retry_after(&Status::unavailable("")), Some(Duration::ZERO));
+        assert_eq!(retry_after(&Status::invalid_argument("")), None);
+        assert_eq!(retry_after(&Status::resource_exhausted("")), None);
+        let told = tonic_types::ErrorDetails::with_retry_info(Some(Duration::from_secs(2)));
+        let throttled = Status::with_error_details(Code::ResourceExhausted, "", told);
+        assert_eq!(retry_after(&throttled), Some(Duration::from_secs(2)));
+    }
+}
