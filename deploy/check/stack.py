@@ -247,6 +247,7 @@ def every_query_answers():
                 for panel in panels.panels(board):
                     for target in panel["targets"]:
                         PROMETHEUS.query(panels.substitute(target["expr"], chosen))
+    exemplars_open_traces()
     for board, title, series, predicate in (
         ("calls-to-a", "Errors by kind", "500", above(0)),
         ("calls-to-a", "Answers by status", "500", above(0)),
@@ -257,6 +258,21 @@ def every_query_answers():
     ):
         panel_shows(board, title, series, *predicate)
     clear_faults()
+
+
+def exemplars_open_traces():
+    """Each panel whose points are requests: the newest dot is a trace that Jaeger has."""
+    for board in BOARDS.values():
+        for panel in panels.panels(board):
+            dots, asked = [], [t for t in panel["targets"] if t.get("exemplar")]
+            for target in asked:
+                expression = panels.substitute(target["expr"], panels.variables(board))
+                series = PROMETHEUS.get("query_exemplars", query=expression, start=time.time() - 300, end=time.time())
+                dots += [(dot["timestamp"], dot["labels"]["trace_id"]) for one in series for dot in one["exemplars"]]
+            if asked:
+                check(dots, f"{board['uid']} / {panel['title']}: {len(dots)} dots")
+                trace = max(dots)[1]
+                wait("the newest opens its trace", lambda: json.loads(http(f"{JAEGER}/api/traces/{trace}")[2])["data"], 20)
 
 
 def set_fault(text, **fault):
