@@ -247,6 +247,7 @@ def every_query_answers():
                 for panel in panels.panels(board):
                     for target in panel["targets"]:
                         PROMETHEUS.query(panels.substitute(target["expr"], chosen))
+    exemplars_open_traces()
     for board, title, series, predicate in (
         ("calls-to-a", "Errors by kind", "500", above(0)),
         ("calls-to-a", "Answers by status", "500", above(0)),
@@ -257,6 +258,21 @@ def every_query_answers():
     ):
         panel_shows(board, title, series, *predicate)
     clear_faults()
+
+
+def exemplars_open_traces():
+    """Each panel whose points are requests: the newest dot is a trace that Jaeger has."""
+    for board in BOARDS.values():
+        for panel in panels.panels(board):
+            dots, asked = [], [t for t in panel["targets"] if t.get("exemplar")]
+            for target in asked:
+                expression = panels.substitute(target["expr"], panels.variables(board))
+                series = PROMETHEUS.get("query_exemplars", query=expression, start=time.time() - 300, end=time.time())
+                dots += [(dot["timestamp"], dot["labels"]["trace_id"]) for one in series for dot in one["exemplars"]]
+            if asked:
+                check(dots, f"{board['uid']} / {panel['title']}: {len(dots)} dots")
+                trace = max(dots)[1]
+                wait("the newest opens its trace", lambda: json.loads(http(f"{JAEGER}/api/traces/{trace}")[2])["data"], 20)
 
 
 def set_fault(text, **fault):
@@ -368,7 +384,9 @@ def a_paused_and_jaeger_gone():
 
 
 def address_gone():
-    say("A's address gone as well: dns, and the same alert knows")
+    # From here on the load is the one that breaks A, after 45 s; see load_with_faults.
+    compose("--profile", "load", "up", "--detach", "load", env={k: v for k, v in ENV.items() if k != "LOAD_SERVICE_A"})
+    say("A's address gone as well: dns, which ServiceARefused covers")
     compose("stop", "service-a", "service-a-net")
     status, _, body = http(f"{B}/call-echo?msg=hello")
     kind = json.loads(body)["error"]
@@ -407,7 +425,6 @@ def recovers():
 
 def load_with_faults():
     say("the load profile as it comes: it breaks A by itself, and mends it in the end")
-    compose("--profile", "load", "up", "--detach", "load", env={k: v for k, v in ENV.items() if k != "LOAD_SERVICE_A"})
 
     def broken():
         fault = json.loads(http(f"{A_ADMIN}/faults")[2])
@@ -489,7 +506,9 @@ def a_paused_and_jaeger_gone():
 
 
 def address_gone():
-    say("A's address gone as well: dns, and the same alert knows")
+    # From here on the load is the one that breaks A, after 45 s; see load_with_faults.
+    compose("--profile", "load", "up", "--detach", "load", env={k: v for k, v in ENV.items() if k != "LOAD_SERVICE_A"})
+    say("A's address gone as well: dns, which ServiceARefused covers")
     compose("stop", "service-a", "service-a-net")
     status, _, body = http(f"{B}/call-echo?msg=hello")
     kind = json.loads(body)["error"]

@@ -445,8 +445,8 @@ calls = dashboard(
                     ],
                     "reqps", stack=True, overrides=kind_colours())),
                 (7, lines(
-                    "Errors by kind", "refused, dns, unreachable: nobody there. timeout: somebody there who does not answer. reset: the answer broke off. decode: a 2xx that is no echo. A number: A's own status. canceled: B's caller went away first. Click a point for the traces.",
-                    [q(f"sum by (error_type) (rate(http_client_request_errors_total{{{SEL}}}[{RATE}]))", "{{error_type}}")],
+                    "Errors by kind", "refused, dns, unreachable: nobody there. timeout: somebody there who does not answer. reset: the answer broke off. decode: a 2xx that is no echo. A number: A's own status. canceled: B's caller went away first. A dot is one failed call: it opens its trace.",
+                    [q(f"sum by (error_type) (rate(http_client_request_errors_total{{{SEL}}}[{RATE}]))", "{{error_type}}", exemplar=True)],
                     "reqps", overrides=kind_colours(), links=[traces("Failed traces of B", "service-b", ERRORS_ONLY)])),
                 (5, bars(
                     "Errors in this time range", "The same as totals over the time range chosen above.",
@@ -491,9 +491,9 @@ calls = dashboard(
             ]),
             (7, [
                 (24, lines(
-                    "In flight", "How much is going on at once. Calls: B's mean number of open calls (the seconds spent in calls each second). Requests: what each service works on at the moment of the scrape.",
+                    "In flight", "How much is going on at once, at the moment of each scrape: B's calls without an answer yet, and the requests that each service works on. Calls far above A's requests wait on the way.",
                     [
-                        q(f"sum(rate({CLIENT}_sum{{{SEL}}}[{RATE}]))", "calls to A, mean"),
+                        q(f"sum(http_client_active_requests{{{SEL}}})", "calls to A"),
                         q('sum by (job) (http_server_active_requests{job=~"service-a|$service"})', "requests in {{job}}"),
                     ],
                     "none", thresholds=steps(GREEN, (100, RED)))),
