@@ -117,7 +117,9 @@ Traces go to a Jaeger of the lab's own, in memory. With OTEL_EXPORTER_OTLP_ENDPO
 there, and the lab starts no Jaeger. `lab jaeger` starts the Jaeger alone.
 
 The services read the other settings from the environment (cargo run -p service-b -- --help):
-  SERVICE_A_TIMEOUT_MS, SHUTDOWN_TIMEOUT_MS, DRAIN_DELAY_MS, LOG_FORMAT, RUST_LOG, OTEL_*";
+  SERVICE_A_TIMEOUT_MS, SERVICE_A_CONNECT_RETRIES, SERVICE_A_BREAKER_FAILURES,
+  MAX_CONCURRENT_REQUESTS, IDLE_TIMEOUT_MS, SHUTDOWN_TIMEOUT_MS, DRAIN_DELAY_MS,
+  LOG_FORMAT, RUST_LOG, OTEL_*";
 
 #[cfg(test)]
 mod tests {
