@@ -119,7 +119,9 @@ there, and the lab starts no Jaeger. `lab jaeger` starts the Jaeger alone.
 `lab load` sends B a steady load and says how it went; see `lab load --help`.
 
 The services read the other settings from the environment (cargo run -p service-b -- --help):
-  SERVICE_A_TIMEOUT_MS, SHUTDOWN_TIMEOUT_MS, DRAIN_DELAY_MS, LOG_FORMAT, RUST_LOG, OTEL_*";
+  SERVICE_A_TIMEOUT_MS, SERVICE_A_CONNECT_RETRIES, SERVICE_A_BREAKER_FAILURES,
+  MAX_CONCURRENT_REQUESTS, IDLE_TIMEOUT_MS, SHUTDOWN_TIMEOUT_MS, DRAIN_DELAY_MS,
+  LOG_FORMAT, RUST_LOG, OTEL_*";
 
 #[cfg(test)]
 mod tests {

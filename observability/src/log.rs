@@ -609,4 +609,50 @@ mod tests {
         });
         assert_eq!(line, "level=warn service=A target=t msg=\"it broke\" count=3 ok=true\n");
     }
+
+    /// One event with these values, as an independent reader of log lines reads it.
+    fn read_back(format: LogFormat, values: [&str; 3], number: i64) -> Vec<testkit::LogLine> {
+        let captured = Captured::default();
+        let sink = Sink::start(captured.clone(), LostLines::unregistered()).unwrap();
+        let logger = Logger::new(sink, format, "A", &"info".parse().unwrap());
+        let subscriber = tracing_subscriber::registry().with(LogLayer::new(logger.clone()));
+        let [message, plain, shown] = values;
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::info!(target: "t", plain, debug = ?shown, number, "{message}");
+        });
+        assert!(logger.sink().flush(Duration::from_secs(10)));
+        let text = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
+        text.lines().map(testkit::LogLine::parse).collect()
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig {
+            failure_persistence: None,
+            ..proptest::prelude::ProptestConfig::default()
+        })]
+
+        #[test]
+        fn whatever_is_logged_is_one_line_that_reads_the_same(
+            message in "(\\PC|[ =\"\\\\\r\n\t\u{1b}\u{85}\u{2028}\u{202e}]|level=){0,12}",
+            plain in proptest::prelude::any::<String>(),
+            debug in "[ -~\r\n]{0,12}",
+            number in proptest::prelude::any::<i64>(),
+        ) {
+            for format in [LogFormat::Logfmt, LogFormat::Json] {
+                let lines = read_back(format, [&message, &plain, &debug], number);
+                let [line] = lines.as_slice() else { panic!("{lines:#?}") };
+                let keys = ["ts", "level", "service", "target", "msg", "plain", "debug", "number"];
+                let mut names = line.keys();
+                names.sort_unstable();
+                let mut keys = keys.to_vec();
+                keys.sort_unstable();
+                proptest::prop_assert_eq!(names, keys);
+                proptest::prop_assert_eq!(&line["level"], "info");
+                proptest::prop_assert_eq!(&line["msg"], &message);
+                proptest::prop_assert_eq!(&line["plain"], &plain);
+                proptest::prop_assert_eq!(&line["debug"], &format!("{debug:?}"));
+                proptest::prop_assert_eq!(&line["number"], &number.to_string());
+            }
+        }
+    }
 }

@@ -1,0 +1,132 @@
+//! Settings of any bytes at all: each is taken, or named in one message; nothing panics, and no value is
+//! repeated.
+
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+
+use observability::config::Reader;
+use observability::{Config, Service};
+use proptest::prelude::*;
+
+const SERVICE: Service = Service {
+    name: "service-t",
+    log_name: "T",
+    about: "A test",
+    version: "1.0.0",
+    revision: "unknown",
+    listen_addr: "127.0.0.1:0",
+};
+
+/// Every variable that is read, and what makes a message of it.
+const VARIABLES: [&str; 19] = [
+    "LISTEN_ADDR",
+    "ADMIN_ADDR",
+    "SHUTDOWN_TIMEOUT_MS",
+    "DRAIN_DELAY_MS",
+    "MAX_CONCURRENT_REQUESTS",
+    "IDLE_TIMEOUT_MS",
+    "LOG_FORMAT",
+    "RUST_LOG",
+    "OTEL_SDK_DISABLED",
+    "OTEL_SERVICE_NAME",
+    "OTEL_TRACES_EXPORTER",
+    "OTEL_TRACES_SAMPLER",
+    "OTEL_TRACES_SAMPLER_ARG",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_PROTOCOL",
+    "OTEL_EXPORTER_OTLP_TIMEOUT",
+    "OTEL_BSP_MAX_QUEUE_SIZE",
+    "OTEL_BSP_SCHEDULE_DELAY",
+];
+
+fn value() -> impl Strategy<Value = OsString> {
+    let words = [
+        "0",
+        "1",
+        "-1",
+        "10000",
+        "18446744073709551616",
+        "1e9",
+        "NaN",
+        "inf",
+        "true",
+        "logfmt",
+        "127.0.0.1:0",
+        "[::1]:65536",
+        "http://a:4317",
+        "http://user:hunter2@a/",
+        "https://a",
+        "http://",
+        "grpc",
+        "traceidratio",
+        "info,access=warn",
+        "=",
+        "a=b=c",
+        "hunter2",
+        "",
+    ];
+    prop_oneof![
+        2 => proptest::sample::select(words.to_vec()).prop_map(OsString::from),
+        1 => any::<String>().prop_map(OsString::from),
+        1 => proptest::collection::vec(any::<u8>(), 0..40).prop_map(OsString::from_vec),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 1_000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn variables_of_any_bytes_are_taken_or_named(
+        values in proptest::collection::hash_map(
+            proptest::sample::select(VARIABLES.to_vec()), value(), 0..8,
+        ),
+    ) {
+        let names: Vec<_> = values.keys().copied().collect();
+        let lookup: HashMap<&str, OsString> = values;
+        match Config::from_lookup(SERVICE, move |name| lookup.get(name).cloned()) {
+            Ok(config) => {
+                let warnings = config.otel.warnings.join("\n");
+                prop_assert!(!warnings.contains("hunter2"), "{}", warnings);
+                let otlp = format!("{:?}", config.otel.otlp);
+                prop_assert!(!otlp.contains("hunter2"), "{}", otlp);
+            }
+            Err(exit) => {
+                let message = exit.to_string();
+                prop_assert_eq!(exit.code(), 2);
+                prop_assert!(names.iter().any(|name| message.contains(name)), "{}", message);
+                prop_assert!(!message.contains("hunter2"), "{}", message);
+            }
+        }
+    }
+
+    #[test]
+    fn a_command_line_of_any_bytes_is_taken_or_refused(
+        words in proptest::collection::vec(
+            prop_oneof![
+                proptest::sample::select(vec![
+                    "--listen-addr", "--log-format=json", "--idle-timeout-ms", "--", "-", "--help",
+                    "--health-checks", "5",
+                ]).prop_map(OsString::from),
+                value(),
+            ],
+            0..5,
+        ),
+    ) {
+        let words = std::iter::once(OsString::from("t")).chain(words);
+        match Reader::from_args(SERVICE, &[], words) {
+            Ok(reader) => {
+                let _ = reader.finish(|_| ());
+            }
+            Err(exit) => prop_assert!(matches!(exit.code(), 0 | 2)),
+        }
+    }
+}
