@@ -19,6 +19,13 @@ const COUNTED: u64 = 3_000;
 /// Connections, each with one request at a time.
 const CONNECTIONS: u64 = 10;
 
+/// What a request of ours may cost, per scenario.
+const BUDGET: &str = include_str!("../budget.txt");
+
+/// By how much the instructions may exceed the budget: two runs of one binary differ by 0.5 %, and
+/// another compiler's or library's release by a few more. Allocations do not vary, but for a half.
+const MARGIN: f64 = 0.04;
+
 /// The price of one request.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Price {
@@ -82,6 +89,31 @@ pub(crate) fn print(names: &[&str]) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Holds what is counted against the committed budget: an error names every step back.
+pub(crate) fn check() -> Result<()> {
+    let mut steps_back = Vec::new();
+    for line in BUDGET.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [name, instructions, allocations] = words[..] else {
+            return Err(format!("bench/budget.txt: not understood: {line}").into());
+        };
+        let scenario = SCENARIOS.iter().find(|scenario| scenario.name == name);
+        let price = count(scenario.ok_or_else(|| format!("bench/budget.txt: no such: {name}"))?)?;
+        for (what, counted, budget, margin) in [
+            ("instructions", price.instructions, instructions.parse::<f64>()?, MARGIN),
+            ("allocations", price.allocations, allocations.parse::<f64>()?, 0.0),
+        ] {
+            let limit = budget * (1.0 + margin) + 0.5;
+            let verdict = if counted > limit { "A STEP BACK" } else { "ok" };
+            println!("{name:16} {counted:9.1} {what:12} budget {budget:9.1}  {verdict}");
+            if counted > limit {
+                steps_back.push(format!("{name}: {counted:.1} {what}, budget {budget:.1}"));
+            }
+        }
+    }
+    if steps_back.is_empty() { Ok(()) } else { Err(steps_back.join("; ").into()) }
 }
 
 /// Counts one scenario.

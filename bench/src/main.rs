@@ -67,6 +67,9 @@ fn run(command: &str, words: &[&str]) -> Result<()> {
     if command == "count" {
         return count::print(words);
     }
+    if command == "check" {
+        return count::check();
+    }
     let options = options(words)?;
     if cfg!(debug_assertions) {
         eprintln!("bench: this is a debug build; figures that mean something need --release");

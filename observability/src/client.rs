@@ -23,6 +23,7 @@ use reqwest::{Request, Response, ResponseBuilderExt, Url};
 use reqwest_middleware::{ClientWithMiddleware, Middleware, Next, RequestBuilder};
 use serde::de::DeserializeOwned;
 use tracing::Span;
+use tracing::field::Empty;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use url::Position;
 
@@ -332,7 +333,16 @@ impl Telemetry {
         if let Some(caller) = caller {
             return (Span::none(), caller);
         }
-        let span = tracing::info_span!("http.client.request", otel.kind = "client");
+        // Declared fields make the list of attributes as long as it will be.
+        let span = tracing::info_span!(
+            "http.client.request",
+            otel.kind = "client",
+            http.request.method = Empty,
+            http.response.status_code = Empty,
+            server.address = Empty,
+            server.port = Empty,
+            url.full = Empty,
+        );
         let cx = if span.is_disabled() { Context::current() } else { span.context() };
         // Where spans are switched off, the caller's context goes on as it is.
         let cx = if cx.span().span_context().is_valid() { cx } else { Context::current() };

@@ -28,6 +28,7 @@ use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 use tower_http::trace::{MakeSpan, TraceLayer};
 use tracing::Span;
+use tracing::field::Empty;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use crate::error_kind::ErrorKind;
@@ -106,7 +107,20 @@ struct RequestSpan;
 
 impl<B> MakeSpan<B> for RequestSpan {
     fn make_span(&mut self, request: &http::Request<B>) -> Span {
-        let span = tracing::info_span!(parent: None, "http.server.request", otel.kind = "server");
+        // The guard fills the fields in through OpenTelemetry's API; that they are declared here
+        // makes the list of attributes as long as it will be.
+        let span = tracing::info_span!(
+            parent: None,
+            "http.server.request",
+            otel.kind = "server",
+            http.request.method = Empty,
+            http.response.status_code = Empty,
+            http.route = Empty,
+            network.protocol.version = Empty,
+            url.path = Empty,
+            url.scheme = Empty,
+            user_agent.original = Empty,
+        );
         if let Some(parent) = trace_context::extract(request.headers()) {
             // Fails only where spans are switched off.
             let _ = span.set_parent(Context::new().with_remote_span_context(parent));
@@ -384,29 +398,21 @@ fn describe(cx: &Context, request: &Request, method: Method, route: &RouteMetric
     if !span.is_recording() {
         return;
     }
-    let mut attributes = Vec::with_capacity(7);
-    attributes.push(KeyValue::new("http.request.method", method.as_str()));
-    attributes.push(KeyValue::new("url.scheme", URL_SCHEME));
-    attributes.push(KeyValue::new("url.path", request.uri().path().to_owned()));
-    if method.is_other() {
-        let original = request.method().as_str().to_owned();
-        attributes.push(KeyValue::new("http.request.method_original", original));
-    }
-    if let Some(version) = version(request.version()) {
-        attributes.push(KeyValue::new("network.protocol.version", version));
-    }
-    if let Some(agent) = request.headers().get(header::USER_AGENT)
-        && let Ok(agent) = agent.to_str()
-    {
-        attributes.push(KeyValue::new("user_agent.original", agent.to_owned()));
-    }
-    if route.template == UNMATCHED {
-        span.update_name(method.span_name());
-    } else {
-        span.update_name(route.span_name(method));
-        attributes.push(KeyValue::new("http.route", route.template));
-    }
-    span.set_attributes(attributes);
+    let original = method.is_other().then(|| request.method().as_str().to_owned());
+    let agent = request.headers().get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
+    let matched = (route.template != UNMATCHED).then_some(route.template);
+    span.update_name(matched.map_or(method.span_name(), |_| route.span_name(method)));
+    let attributes = [
+        Some(KeyValue::new("http.request.method", method.as_str())),
+        Some(KeyValue::new("url.scheme", URL_SCHEME)),
+        Some(KeyValue::new("url.path", request.uri().path().to_owned())),
+        original.map(|method| KeyValue::new("http.request.method_original", method)),
+        version(request.version())
+            .map(|version| KeyValue::new("network.protocol.version", version)),
+        agent.map(|agent| KeyValue::new("user_agent.original", agent.to_owned())),
+        matched.map(|route| KeyValue::new("http.route", route)),
+    ];
+    span.set_attributes(attributes.into_iter().flatten());
 }
 
 fn version(version: Version) -> Option<&'static str> {
