@@ -615,7 +615,7 @@ mod tests {
         let captured = Captured::default();
         let sink = Sink::start(captured.clone(), LostLines::unregistered()).unwrap();
         let logger = Logger::new(sink, format, "A", &"info".parse().unwrap());
-        let subscriber = tracing_subscriber::registry().with(LogLayer::new(logger.clone()));
+        let subscriber = tracing_subscriber::registry().with(LogLayer::new(logger.clone(), all()));
         let [message, plain, shown] = values;
         tracing::subscriber::with_default(subscriber, || {
             tracing::info!(target: "t", plain, debug = ?shown, number, "{message}");
