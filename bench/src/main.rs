@@ -8,6 +8,7 @@ use std::process::ExitCode;
 mod bare;
 mod compare;
 mod count;
+mod growth;
 mod load;
 mod process;
 mod receiver;
@@ -22,6 +23,7 @@ Commands:
   compare   CPU, throughput, latency and memory of ours beside bare, in turns (the default; wrk)
   count [NAME..]  instructions and allocations per request, and with parts switched off (valgrind)
   check     instructions and allocations per request against bench/budget.txt (valgrind)
+  growth    by connections, routes and requests: CPU, memory, /metrics; start and idle (wrk)
 
 Options:
   --rounds N        3 unless told otherwise
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         ["bare-a"] => bare::serve(bare::a()),
         ["bare-b", url] => bare::b(url).and_then(bare::serve),
         ["receiver"] => receiver::serve(),
+        ["routes", count] => growth::serve_routes(count),
         ["help" | "--help" | "-h", ..] => {
             print!("{HELP}");
             Ok(())
@@ -76,6 +79,7 @@ fn run(command: &str, words: &[&str]) -> Result<()> {
     }
     match command {
         "compare" => compare::run(&options),
+        "growth" => growth::run(&options),
         _ => Err(format!("no such command: {command}\n\n{HELP}").into()),
     }
 }
