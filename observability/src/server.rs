@@ -41,6 +41,9 @@ use crate::trace_context;
 /// The answer's header with the request's trace id, 32 hex digits.
 pub const X_TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
 
+/// Bytes of a client's text that a span attribute takes.
+const MAX_ATTRIBUTE: usize = 1024;
+
 /// The route of a request that matched none.
 const UNMATCHED: &str = "unmatched";
 
@@ -398,21 +401,26 @@ fn describe(cx: &Context, request: &Request, method: Method, route: &RouteMetric
     if !span.is_recording() {
         return;
     }
-    let original = method.is_other().then(|| request.method().as_str().to_owned());
+    let original = method.is_other().then(|| shortened(request.method().as_str()));
     let agent = request.headers().get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
     let matched = (route.template != UNMATCHED).then_some(route.template);
     span.update_name(matched.map_or(method.span_name(), |_| route.span_name(method)));
     let attributes = [
         Some(KeyValue::new("http.request.method", method.as_str())),
         Some(KeyValue::new("url.scheme", URL_SCHEME)),
-        Some(KeyValue::new("url.path", request.uri().path().to_owned())),
+        Some(KeyValue::new("url.path", shortened(request.uri().path()))),
         original.map(|method| KeyValue::new("http.request.method_original", method)),
         version(request.version())
             .map(|version| KeyValue::new("network.protocol.version", version)),
-        agent.map(|agent| KeyValue::new("user_agent.original", agent.to_owned())),
+        agent.map(|agent| KeyValue::new("user_agent.original", shortened(agent))),
         matched.map(|route| KeyValue::new("http.route", route)),
     ];
     span.set_attributes(attributes.into_iter().flatten());
+}
+
+/// What a client sent, as far as a span takes it: a full queue of spans stays a few megabytes.
+fn shortened(text: &str) -> String {
+    text[..text.floor_char_boundary(MAX_ATTRIBUTE)].to_owned()
 }
 
 fn version(version: Version) -> Option<&'static str> {
@@ -435,4 +443,16 @@ fn fresh_trace() -> SpanContext {
         true,
         opentelemetry::trace::TraceState::NONE,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_client_sent_is_cut_at_a_whole_character() {
+        assert_eq!(shortened("/echo"), "/echo");
+        assert_eq!(shortened(&"a".repeat(2000)).len(), MAX_ATTRIBUTE);
+        assert_eq!(shortened(&"\u{20ac}".repeat(1000)).len(), MAX_ATTRIBUTE - 1);
+    }
 }
