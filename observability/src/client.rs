@@ -7,17 +7,14 @@
 use std::error::Error;
 use std::fmt;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context as TaskContext, Poll, ready};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use http::{Extensions, StatusCode};
-use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body::Body as HttpBody;
 use opentelemetry::trace::{Status, TraceContextExt};
 use opentelemetry::{Context, KeyValue};
-use pin_project_lite::pin_project;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Request, Response, ResponseBuilderExt, Url};
 use reqwest_middleware::{ClientWithMiddleware, Middleware, Next, RequestBuilder};
@@ -27,6 +24,7 @@ use tracing::field::Empty;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use url::Position;
 
+use crate::body::{EndOfBody, GuardedBody};
 use crate::error_kind::{DnsError, ErrorKind, chain};
 use crate::method::Method;
 use crate::metrics::{Outcome, PeerMetrics};
@@ -456,7 +454,7 @@ impl Call {
         if let Ok(carrier) = http::Response::builder().url(url).body(()) {
             parts.extensions.extend(carrier.into_parts().0.extensions);
         }
-        let body = reqwest::Body::wrap(MeasuredBody { inner: body, call });
+        let body = reqwest::Body::wrap(GuardedBody::new(body, call));
         Response::from(http::Response::from_parts(parts, body))
     }
 }
@@ -467,41 +465,9 @@ impl Drop for Call {
     }
 }
 
-pin_project! {
-    struct MeasuredBody {
-        #[pin]
-        inner: reqwest::Body,
-        call: Option<Call>,
-    }
-}
-
-impl HttpBody for MeasuredBody {
-    type Data = Bytes;
-    type Error = reqwest::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut TaskContext<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, reqwest::Error>>> {
-        let mut this = self.project();
-        let frame = ready!(this.inner.as_mut().poll_frame(cx));
-        let error = match &frame {
-            Some(Ok(_)) if !this.inner.is_end_stream() => return Poll::Ready(frame),
-            Some(Err(error)) => Some(ErrorKind::of_reqwest(error)),
-            _ => None,
-        };
-        if let Some(mut call) = this.call.take() {
-            call.finish(error);
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+impl EndOfBody<reqwest::Error> for Call {
+    fn end(&mut self, error: Option<&reqwest::Error>) {
+        self.finish(error.map(ErrorKind::of_reqwest));
     }
 }
 

@@ -46,6 +46,7 @@
 //! same without the listener.
 
 mod admin;
+mod body;
 pub mod client;
 pub mod config;
 pub mod error_kind;

@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
-use std::task::{Context as TaskContext, Poll, ready};
+use std::task::{Context as TaskContext, Poll};
 use std::time::Instant;
 
 use axum::Router;
@@ -18,9 +18,8 @@ use axum::extract::{MatchedPath, Request};
 use axum::response::{IntoResponse, Response};
 use axum::routing::Route;
 use axum::routing::future::RouteFuture;
-use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, Version, header};
-use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body::Body as HttpBody;
 use opentelemetry::trace::{SpanContext, Status, TraceContextExt};
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
@@ -31,6 +30,7 @@ use tracing::Span;
 use tracing::field::Empty;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
+use crate::body::{EndOfBody, GuardedBody};
 use crate::error_kind::ErrorKind;
 use crate::log::Access;
 use crate::method::Method;
@@ -170,7 +170,7 @@ struct Measure {
 }
 
 impl Service<Request> for Measure {
-    type Response = http::Response<MeasuredBody>;
+    type Response = http::Response<GuardedBody<Body, Exchange>>;
     type Error = Infallible;
     type Future = MeasureFuture;
 
@@ -195,7 +195,7 @@ pin_project! {
 }
 
 impl Future for MeasureFuture {
-    type Output = Result<http::Response<MeasuredBody>, Infallible>;
+    type Output = Result<http::Response<GuardedBody<Body, Exchange>>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
         let this = self.project();
@@ -218,46 +218,7 @@ impl Future for MeasureFuture {
             }
             Some(exchange)
         });
-        Poll::Ready(Ok(response.map(|inner| MeasuredBody { inner, exchange })))
-    }
-}
-
-pin_project! {
-    struct MeasuredBody {
-        #[pin]
-        inner: Body,
-        exchange: Option<Exchange>,
-    }
-}
-
-impl HttpBody for MeasuredBody {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut TaskContext<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let mut this = self.project();
-        let frame = ready!(this.inner.as_mut().poll_frame(cx));
-        // Nobody polls again after the last frame where the length was announced.
-        let end = match &frame {
-            Some(Ok(_)) if !this.inner.is_end_stream() => return Poll::Ready(frame),
-            Some(Err(error)) => Some(format!("the response body broke off: {error}")),
-            _ => None,
-        };
-        if let Some(mut exchange) = this.exchange.take() {
-            exchange.finish(end.map(|details| (ErrorKind::Other, details)));
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        Poll::Ready(Ok(response.map(|inner| GuardedBody::new(inner, exchange))))
     }
 }
 
@@ -382,6 +343,14 @@ impl Exchange {
             let details = self.failure.as_ref().map(|failure| failure.details.clone());
             span.set_status(Status::error(details.unwrap_or_default()));
         }
+    }
+}
+
+impl EndOfBody<axum::Error> for Exchange {
+    fn end(&mut self, error: Option<&axum::Error>) {
+        self.finish(
+            error.map(|error| (ErrorKind::Other, format!("the response body broke off: {error}"))),
+        );
     }
 }
 
