@@ -322,107 +322,6 @@ def settle():
     wait("the next scrape", lambda: PROMETHEUS.query(query)[0][1] > moment, 15)
 
 
-def a_stopped():
-    say("A stopped: refused")
-    settle()
-    before = error_counts()
-    begun = time.monotonic()
-    compose("stop", "service-a")
-    took = time.monotonic() - begun
-    check(took < GRACE, f"it stops within its grace period ({took:.1f} s)")
-    check(container("service-a")["State"]["ExitCode"] == 0, "with exit code 0")
-    status, _, body = http(f"{B}/call-echo?msg=hello")
-    answer = json.loads(body)
-    check((status, answer["error"], answer["service_a"]) == (503, "refused", "unavailable"), f"B says {body.decode()}")
-    panel_shows("overview", "Up", "service-a", *below(1))
-    panel_shows("calls-to-a", "Errors by kind", "refused", *above(1))
-    panel_shows("calls-to-a", "Calls by outcome", "refused", *above(1))
-    panel_shows("overview", "Errors by kind", "service-b refused", *above(1))
-    panel_shows("overview", "Error ratio over time", "service-b", *above(0.8))
-    panel_shows("overview", "Burn of the availability budget", "over 5m", *above(14.4))
-    panel_shows("telemetry-health", "Targets up", "up", *below(1))
-    check(container("service-b")["State"]["Health"]["Status"] == "healthy", "B stays healthy")
-    begun = time.monotonic()
-    status, _, body = http(f"{B}/call-echo")
-    check(status == 400 and time.monotonic() - begun < 0.5, f"B still answers 400 in {1000 * (time.monotonic() - begun):.0f} ms")
-    wait_alert("ServiceARefused", "ScrapeDown", within=120)
-    check("ServiceATimingOut" not in PROMETHEUS.alerts(), "ServiceATimingOut stays quiet")
-    panel_shows("overview", "Alerts firing", "alerts", *above(1))
-    check_grown(before, {"refused"}, allowed={"reset"})  # a call under way as A ended may break off
-    up("service-a")
-    wait("A is back", lambda: http(f"{B}/call-echo?msg=hello")[0] == 200, 10)
-
-
-def a_paused_and_jaeger_gone():
-    say("A paused: timeout. Jaeger stopped: spans lost, and no request notices")
-    settle()
-    before = error_counts()
-    compose("stop", "jaeger")
-    status, _, body = http(f"{B}/call-echo?msg=hello")
-    check(status == 200, "without Jaeger B answers as before")
-    compose("pause", "service-a")
-    begun = time.monotonic()
-    status, _, body = http(f"{B}/call-echo?msg=hello")
-    took = time.monotonic() - begun
-    answer = json.loads(body)
-    check((status, answer["error"], answer["http_status"]) == (503, "timeout", 504) and 0.9 < took < 1.5, f"B says timeout after {took:.2f} s")
-    panel_shows("calls-to-a", "Errors by kind", "timeout", *above(1))
-    panel_shows("calls-to-a", "Latency as B sees it", "p95", *above(0.75))
-    panel_shows("overview", "Errors by kind", "service-b timeout", *above(1))
-    panel_shows("overview", "Up", "service-a", *below(1))
-    begun = time.monotonic()
-    status, _, body = http(f"{B}/call-echo")
-    check(status == 400 and time.monotonic() - begun < 0.5, f"B still answers 400 in {1000 * (time.monotonic() - begun):.0f} ms")
-    wait_alert("ServiceATimingOut", within=120)
-    check("ServiceARefused" not in PROMETHEUS.alerts(), "ServiceARefused has ended")
-    check_grown(before, {"timeout"})
-    compose("unpause", "service-a")
-    wait("telemetry-health / Spans lost, and why: a line other than none", lambda: max((v for k, v in shown("telemetry-health", "Spans lost, and why").items() if "none" not in k), default=0) > 0, 60)
-    panel_shows("telemetry-health", "Spans lost in this range", "spans", *above(0))
-    wait_alert("SpansLost", "ErrorBudgetBurnsFast", within=120)
-    up("jaeger")
-
-
-def address_gone():
-    # From here on the load is the one that breaks A, after 45 s; see load_with_faults.
-    compose("--profile", "load", "up", "--detach", "load", env={k: v for k, v in ENV.items() if k != "LOAD_SERVICE_A"})
-    say("A's address gone as well: dns, which ServiceARefused covers")
-    compose("stop", "service-a", "service-a-net")
-    status, _, body = http(f"{B}/call-echo?msg=hello")
-    kind = json.loads(body)["error"]
-    check(status == 503 and kind in ("dns", "unreachable"), f"B says {kind}")
-    up("service-a-net", "service-a", "service-b")
-    wait("B answers again", lambda: http(f"{B}/call-echo?msg=hello")[0] == 200, 30)
-
-
-def bad_settings():
-    say("bad settings: one line says why")
-    for text, code, word, options in (
-        ("a bad number", 2, "SERVICE_A_TIMEOUT_MS", ("-e", "SERVICE_A_TIMEOUT_MS=soon", "service-b")),
-        ("an address that is not this machine's", 1, "203.0.113.1", ("-e", "LISTEN_ADDR=203.0.113.1:8081", "service-b")),
-    ):
-        result = compose("run", "--rm", "--no-deps", "--quiet-pull", *options, check=False)
-        lines = [line for line in (result.stdout + result.stderr).splitlines() if word in line]
-        check(result.returncode == code and lines, f"{text}: exit code {result.returncode}, {lines[0] if lines else result.stderr!r}")
-
-
-def dies_at_start():
-    say("a service that dies at start: compose says so, and its log says why")
-    begun = time.monotonic()
-    broken = {**ENV, "SERVICE_A_TIMEOUT_MS": "soon"}
-    result = compose("up", "--detach", "--wait", "--wait-timeout", "60", "service-b", check=False, env=broken)
-    check(result.returncode != 0 and "service-b" in result.stderr, f"up --wait fails after {time.monotonic() - begun:.0f} s: {result.stderr.strip().splitlines()[-1]}")
-    log = compose("logs", "--no-color", "--no-log-prefix", "--tail", "3", "service-b").stdout.strip().splitlines()
-    check("SERVICE_A_TIMEOUT_MS" in log[-1], f"its log: {log[-1]}")
-    up("service-b")
-
-
-def recovers():
-    say("with A and Jaeger back, the alerts end")
-    ended = {"ServiceARefused", "ServiceATimingOut", "SpansLost", "ScrapeDown"}
-    wait(f"quiet again: {', '.join(sorted(ended))}", lambda: not PROMETHEUS.alerts() & ended, 120)
-
-
 def load_with_faults():
     say("the load profile as it comes: it breaks A by itself, and mends it in the end")
 
@@ -435,13 +334,6 @@ def load_with_faults():
     check(not broken(), "and well again when the load has stopped")
     report = compose("--profile", "load", "logs", "--no-color", "--no-log-prefix", "load").stdout.strip()
     print("       " + report[report.rfind("load of") :].replace("\n", "\n       "))
-
-
-def restarts():
-    say("down and up again: the data is still there")
-    moment = time.time() + 2
-    query = 'min(timestamp(http_client_request_errors_total))'
-    wait("the next scrape", lambda: PROMETHEUS.query(query)[0][1] > moment, 15)
 
 
 def a_stopped():

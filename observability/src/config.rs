@@ -171,25 +171,17 @@ impl Config {
             service,
             listen_addr: reader.read(&listen).unwrap_or(fallback),
             admin_addr: reader.read(&ADMIN_ADDR),
-            shutdown_timeout: reader.milliseconds(&SHUTDOWN_TIMEOUT_MS),
-            drain_delay: reader.milliseconds(&DRAIN_DELAY_MS),
+            shutdown_timeout: reader.milliseconds(&SHUTDOWN_TIMEOUT_MS, 0),
+            drain_delay: reader.milliseconds(&DRAIN_DELAY_MS, 0),
             max_concurrent_requests: reader
                 .read(&MAX_CONCURRENT_REQUESTS)
                 .unwrap_or(NonZeroUsize::MAX),
-            idle_timeout: read_idle_timeout(reader),
+            idle_timeout: reader.milliseconds(&IDLE_TIMEOUT_MS, 1),
             log_format: reader.read(&LOG_FORMAT).unwrap_or_default(),
             log_filter: reader.read(&RUST_LOG).unwrap_or_default(),
             otel: OtelConfig::read(reader),
         }
     }
-}
-
-fn read_idle_timeout(reader: &mut Reader) -> Duration {
-    let timeout = reader.milliseconds(&IDLE_TIMEOUT_MS);
-    if timeout.is_zero() {
-        reader.problem(&IDLE_TIMEOUT_MS, "expected at least 1 millisecond");
-    }
-    timeout
 }
 
 type Lookup = Box<dyn Fn(&str) -> Option<OsString>>;
@@ -269,11 +261,11 @@ impl Reader {
         }
     }
 
-    /// A duration in whole milliseconds, at most a day.
-    pub fn milliseconds(&mut self, setting: &Setting) -> Duration {
-        let range = || format!("expected a whole number of milliseconds from 0 to {MAX_MS}");
+    /// A duration in whole milliseconds, at least `least` of them and at most a day.
+    pub fn milliseconds(&mut self, setting: &Setting, least: u64) -> Duration {
+        let range = || format!("expected a whole number of milliseconds from {least} to {MAX_MS}");
         let ms = self.read_with(setting, |text| match text.parse() {
-            Ok(ms) if ms <= MAX_MS => Ok(ms),
+            Ok(ms) if (least..=MAX_MS).contains(&ms) => Ok(ms),
             _ => Err(range()),
         });
         Duration::from_millis(ms.unwrap_or_default())

@@ -84,10 +84,7 @@ impl Settings {
         let reader = Reader::from_args(SERVICE, &SETTINGS, args)?;
         let (common, (url, timeout, retries, failures)) = reader.finish(|reader| {
             let url = reader.read_with(&SERVICE_A_URL, parse_url);
-            let timeout = reader.milliseconds(&SERVICE_A_TIMEOUT_MS);
-            if timeout.is_zero() {
-                reader.problem(&SERVICE_A_TIMEOUT_MS, "expected at least 1 millisecond");
-            }
+            let timeout = reader.milliseconds(&SERVICE_A_TIMEOUT_MS, 1);
             let retries = reader.read(&SERVICE_A_CONNECT_RETRIES).unwrap_or_default();
             let failures = reader.read(&SERVICE_A_BREAKER_FAILURES).unwrap_or_default();
             (url, timeout, retries, failures)
