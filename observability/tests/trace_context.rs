@@ -51,6 +51,10 @@ fn near_traceparent() -> impl Strategy<Value = Vec<u8>> {
             value[at] = byte;
             value
         }),
+        // A good one with something around it.
+        2 => (" ?", valid, "-|-[a-z-]{0,3}|[.,;a0 \t]").prop_map(|(before, value, after)| {
+            format!("{before}{value}{after}").into_bytes()
+        }),
         1 => prop::collection::vec(any::<u8>(), 0..80),
     ]
 }

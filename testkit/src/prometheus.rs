@@ -1,6 +1,6 @@
 //! A page of metrics in Prometheus' text format, read line by line.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// All that a scrape showed.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,6 +37,7 @@ impl Page {
     /// # Panics
     /// Where a line is no legal one, or a series is there twice.
     pub fn parse(text: &str) -> Self {
+        let mut series = BTreeSet::new();
         let mut page = Self { types: BTreeMap::new(), samples: Vec::new() };
         for line in text.lines().filter(|line| !line.is_empty()) {
             if let Some(comment) = line.strip_prefix("# ") {
@@ -49,9 +50,8 @@ impl Page {
                 continue;
             }
             let sample = sample(line).unwrap_or_else(|| panic!("not a sample: {line:?}"));
-            let twice =
-                page.samples.iter().any(|s| s.name == sample.name && s.labels == sample.labels);
-            assert!(!twice, "a series twice: {line}");
+            let is_new = series.insert((sample.name.clone(), sample.labels.clone()));
+            assert!(is_new, "a series twice: {line}");
             page.samples.push(sample);
         }
         page
