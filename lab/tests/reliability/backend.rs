@@ -130,9 +130,10 @@ fn nobody_notices(protocol: Protocol) {
         );
         if case != "slow" {
             assert_eq!(lost(&page), REQUESTS as f64, "{case}");
-            assert_eq!(lines(&service, COMPLAINT), 1, "{case}: {:#?}", service.log());
         }
         assert_eq!(service.stop().code, Some(0), "{case}");
+        let complaints = lines(&service, COMPLAINT);
+        assert!(complaints == 1 || case == "slow", "{complaints} {case}: {:#?}", service.log());
         let log = service.log();
         let said = log.iter().find(|line| line.get("msg") == Some("spans were lost"));
         let said = said.map_or(0.0, |line| line["spans"].parse().unwrap());
@@ -206,6 +207,7 @@ fn a_backend_that_fails_every_other_time_fills_no_log() {
     }
     let page = service.metrics();
     assert!(exported(&page) >= 10.0 && lost(&page) >= 10.0, "{page:#?}");
+    assert_eq!(service.stop().code, Some(0));
     assert_eq!((lines(&service, COMPLAINT), lines(&service, ALL_IS_WELL)), (1, 1));
 }
 
