@@ -1,7 +1,7 @@
 //! Calls to other services: context injected, a span, a duration, an error kind.
 //!
 //! The middleware sits innermost, next to the connection, so that no other wraps an error before it
-//! is classified. Its guard ([`Call`]) lives to the end of the answer's body: a body that breaks off
+//! is classified. Its guard (`Call`) lives to the end of the answer's body: a body that breaks off
 //! or comes too late is a failed call, though its headers were fine.
 
 use std::error::Error;

@@ -1,7 +1,7 @@
 //! From ended spans to the backend: a bounded queue and one thread with a runtime of its own.
 //!
 //! The rule of loss: a full queue refuses the newest span. Every span that was started and sampled
-//! ends in exactly one counter, see [`SpanMetrics`](crate::metrics::SpanMetrics).
+//! ends in exactly one counter, see `SpanMetrics` in `metrics.rs`.
 //!
 //! The exporter does not share the service's runtime, so that a service with one worker thread can
 //! wait for a flush without standing in its way, and a slow backend slows nobody.

@@ -1,6 +1,6 @@
 //! The log: one line a request and one an event, logfmt or JSON, written by a thread of its own.
 //!
-//! A line is formatted into a buffer that is used again and handed to [`Sink`], which never waits:
+//! A line is formatted into a buffer that is used again and handed to `Sink`, which never waits:
 //! a slow or closed stdout costs lines, and lost lines are counted, but no request ever stands still.
 
 use std::cell::{Cell, RefCell};

@@ -3,7 +3,7 @@
 //! Names are OpenTelemetry's stable HTTP names in Prometheus' spelling: dots become underscores, a
 //! unit becomes a suffix. Each label comes from a closed set; docs/telemetry.md lists them all.
 //!
-//! Our own series are recorded through handles kept in [`Metrics`], not through the global
+//! Our own series are recorded through handles kept in `Metrics`, not through the global
 //! recorder, so that several services can live in one test. What a service registers itself with
 //! `metrics::counter!` and its like goes to the global recorder, which is the same one.
 

@@ -1,7 +1,7 @@
 //! What stands around a router: tower-http's trace layer with our spans, and inside it one guard a
 //! request that measures, logs and answers with the trace id.
 //!
-//! The guard ([`Exchange`]) lives from the request's arrival to the end of the response body and
+//! The guard (`Exchange`) lives from the request's arrival to the end of the response body and
 //! fires exactly once, also where the caller goes away first.
 
 use std::convert::Infallible;
