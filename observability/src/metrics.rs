@@ -8,6 +8,7 @@
 //! `metrics::counter!` and its like goes to the global recorder, which is the same one.
 
 mod exemplars;
+mod histograms;
 pub(crate) mod open_metrics;
 
 use std::collections::HashMap;
@@ -16,9 +17,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use http::StatusCode;
-use metrics::{
-    Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, SharedString, Unit,
-};
+use metrics::{Counter, Gauge, Key, Label, Level, Metadata, Recorder, SharedString};
 use metrics_exporter_prometheus::{
     BuildError, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
@@ -29,6 +28,7 @@ use crate::log::LostLines;
 use crate::method::Method;
 
 use exemplars::{Exemplars, Slots};
+use histograms::{Buckets, Histograms};
 
 /// Duration from a request's arrival to the end of its response body, in seconds.
 pub const SERVER_DURATION: &str = "http_server_request_duration_seconds";
@@ -60,6 +60,10 @@ pub const BUILD_INFO: &str = "build_info";
 pub const DURATION_BUCKETS: [f64; 14] =
     [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 
+const SERVER_DURATION_HELP: &str =
+    "Duration of served requests, from arrival to the end of the response body.";
+const CLIENT_DURATION_HELP: &str = "Duration of calls, from start to the end of the response body.";
+
 /// Requests are served in the clear; TLS ends in front of the service.
 pub(crate) const URL_SCHEME: &str = "http";
 
@@ -70,6 +74,7 @@ static METADATA: Metadata<'static> =
 pub(crate) struct Metrics {
     recorder: Arc<PrometheusRecorder>,
     handle: PrometheusHandle,
+    histograms: Arc<Histograms>,
     exemplars: Arc<Exemplars>,
     process: metrics_process::Collector,
     routes: RwLock<HashMap<&'static str, &'static RouteMetrics>>,
@@ -98,6 +103,7 @@ impl Metrics {
         .set(1.0);
         Ok(Self {
             handle: recorder.handle(),
+            histograms: Arc::default(),
             exemplars: Arc::default(),
             process,
             routes: RwLock::default(),
@@ -134,14 +140,20 @@ impl Metrics {
     pub(crate) fn render(&self) -> String {
         metrics::with_local_recorder(&self.recorder, || self.process.collect());
         // A counter of the facade holds whole numbers; seconds of CPU are kept in a gauge instead.
-        self.handle.render().replacen(
+        let mut page = self.handle.render().replacen(
             "# TYPE process_cpu_seconds_total gauge",
             "# TYPE process_cpu_seconds_total counter",
             1,
-        )
+        );
+        self.histograms.render(&mut page, |name| match name {
+            SERVER_DURATION => SERVER_DURATION_HELP,
+            _ => CLIENT_DURATION_HELP,
+        });
+        page
     }
 
-    /// Folds recorded samples into their buckets, so that a service nobody scrapes does not grow.
+    /// Folds the samples of histograms that a service has of its own into their buckets, so that one
+    /// that nobody scrapes does not grow.
     pub(crate) fn upkeep(&self) {
         self.handle.run_upkeep();
     }
@@ -172,7 +184,7 @@ impl Metrics {
         }
         let template: &'static str = template.to_owned().leak();
         let route: &'static RouteMetrics = Box::leak(Box::new(RouteMetrics {
-            recorder: Arc::clone(&self.recorder),
+            histograms: Arc::clone(&self.histograms),
             exemplars: Arc::clone(&self.exemplars),
             template,
             span_names: ByMethod::default(),
@@ -197,8 +209,7 @@ impl Metrics {
         if let Some(metrics) = ports.iter().find(|metrics| metrics.peer.port == peer.port) {
             return Arc::clone(metrics);
         }
-        let (recorder, exemplars) = (Arc::clone(&self.recorder), Arc::clone(&self.exemplars));
-        let metrics = Arc::new(PeerMetrics::new(recorder, exemplars, peer));
+        let metrics = Arc::new(PeerMetrics::new(self, peer));
         ports.push(Arc::clone(&metrics));
         metrics
     }
@@ -207,7 +218,7 @@ impl Metrics {
 /// One route's names and series, kept as long as the process lives: there are only as many as a
 /// service has routes, and what lives for ever needs neither copies nor counts of its users.
 pub(crate) struct RouteMetrics {
-    recorder: Arc<PrometheusRecorder>,
+    histograms: Arc<Histograms>,
     exemplars: Arc<Exemplars>,
     pub(crate) template: &'static str,
     span_names: ByMethod<&'static str>,
@@ -234,7 +245,7 @@ impl RouteMetrics {
                 label("url_scheme", URL_SCHEME),
             ];
             outcome.add_labels(&mut labels);
-            Timed::register(&self.recorder, &self.exemplars, SERVER_DURATION, labels)
+            Timed::register(&self.histograms, &self.exemplars, SERVER_DURATION, labels)
         };
         self.durations.with(&outcome, register, |timed| timed.record(duration, trace));
     }
@@ -292,6 +303,7 @@ impl Peer {
 /// The series of calls to one peer.
 pub(crate) struct PeerMetrics {
     recorder: Arc<PrometheusRecorder>,
+    histograms: Arc<Histograms>,
     exemplars: Arc<Exemplars>,
     pub(crate) peer: Peer,
     durations: Series<Outcome, Timed>,
@@ -301,14 +313,11 @@ pub(crate) struct PeerMetrics {
 
 impl PeerMetrics {
     /// Every named kind stands at 0 from here on, so that a rate is right from the first error on.
-    fn new(
-        recorder: Arc<PrometheusRecorder>,
-        exemplars: Arc<Exemplars>,
-        peer: PeerRef<'_>,
-    ) -> Self {
+    fn new(all: &Metrics, peer: PeerRef<'_>) -> Self {
         let metrics = Self {
-            recorder,
-            exemplars,
+            recorder: Arc::clone(&all.recorder),
+            histograms: Arc::clone(&all.histograms),
+            exemplars: Arc::clone(&all.exemplars),
             peer: Peer { address: peer.address.into(), port: peer.port },
             durations: Series::default(),
             errors: Series::default(),
@@ -342,7 +351,7 @@ impl PeerMetrics {
             let mut labels = self.peer.labels();
             labels.push(label("http_request_method", outcome.method.as_str()));
             outcome.add_labels(&mut labels);
-            Timed::register(&self.recorder, &self.exemplars, CLIENT_DURATION, labels)
+            Timed::register(&self.histograms, &self.exemplars, CLIENT_DURATION, labels)
         };
         self.durations.with(&outcome, register, |timed| timed.record(duration, trace));
     }
@@ -374,26 +383,25 @@ impl PeerMetrics {
 
 /// A histogram's series of durations, and its exemplars.
 struct Timed {
-    histogram: Histogram,
+    buckets: Arc<Buckets>,
     exemplars: Arc<Slots>,
 }
 
 impl Timed {
     fn register(
-        recorder: &PrometheusRecorder,
+        histograms: &Histograms,
         exemplars: &Exemplars,
         name: &'static str,
         labels: Vec<Label>,
     ) -> Self {
         let exemplars = exemplars.histogram(name, &labels);
-        Self { histogram: histogram(recorder, name, labels), exemplars }
+        Self { buckets: histograms.register(name, &labels), exemplars }
     }
 
     fn record(&self, duration: Duration, trace: Option<&SpanContext>) {
-        let seconds = duration.as_secs_f64();
-        self.histogram.record(seconds);
+        self.buckets.record(duration);
         if let Some(trace) = trace {
-            self.exemplars.observe(seconds, trace);
+            self.exemplars.observe(duration.as_secs_f64(), trace);
         }
     }
 }
@@ -519,21 +527,13 @@ impl<T> ByMethod<T> {
 }
 
 fn describe(recorder: &PrometheusRecorder) {
-    let histogram = |name: &'static str, help: &'static str| {
-        recorder.describe_histogram(name.into(), Some(Unit::Seconds), help.into());
-    };
     let gauge = |name: &'static str, help: &'static str| {
         recorder.describe_gauge(name.into(), None, help.into());
     };
     let counter = |name: &'static str, help: &'static str| {
         recorder.describe_counter(name.into(), None, help.into());
     };
-    histogram(
-        SERVER_DURATION,
-        "Duration of served requests, from arrival to the end of the response body.",
-    );
     gauge(SERVER_ACTIVE, "Requests being served.");
-    histogram(CLIENT_DURATION, "Duration of calls, from start to the end of the response body.");
     gauge(CLIENT_ACTIVE, "Calls under way.");
     counter(CLIENT_ERRORS, "Failed calls, by error kind.");
     counter(CLIENT_RETRIES, "Calls that were made again since no connection could be made.");
@@ -553,10 +553,6 @@ fn describe(recorder: &PrometheusRecorder) {
 
 fn label(name: &'static str, value: impl Into<SharedString>) -> Label {
     Label::new(name, value)
-}
-
-fn histogram(recorder: &PrometheusRecorder, name: &'static str, labels: Vec<Label>) -> Histogram {
-    recorder.register_histogram(&Key::from_parts(name, labels), &METADATA)
 }
 
 fn gauge(recorder: &PrometheusRecorder, name: &'static str, labels: Vec<Label>) -> Gauge {

@@ -11,6 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use opentelemetry::trace::SpanContext;
 
 use super::DURATION_BUCKETS;
+use super::histograms::text;
 use crate::trace_context::write_hex;
 
 /// One request. OpenMetrics 1.0, section "Exemplars": its labels are 128 characters at most.
@@ -65,20 +66,8 @@ impl Exemplars {
         self.register(name.to_owned(), labels, 1)
     }
 
-    fn register(&self, mut series: String, labels: &[metrics::Label], slots: usize) -> Arc<Slots> {
-        for (n, label) in labels.iter().enumerate() {
-            series.push(if n == 0 { '{' } else { ',' });
-            series.push_str(label.key());
-            series.push_str("=\"");
-            for c in label.value().chars() {
-                match c {
-                    '\n' => series.push_str("\\n"),
-                    '"' | '\\' => series.extend(['\\', c]),
-                    c => series.push(c),
-                }
-            }
-            series.push('"');
-        }
+    fn register(&self, name: String, labels: &[metrics::Label], slots: usize) -> Arc<Slots> {
+        let series = format!("{name}{{{}", text(labels));
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(all.entry(series).or_insert_with(|| Arc::new(Slots::new(slots))))
     }

@@ -1,0 +1,118 @@
+//! The histograms of durations: a counter for each bucket, and so exact whoever scrapes meanwhile.
+//!
+//! The recorder's own histograms keep samples until a scrape folds them into their buckets, grow where
+//! nobody scrapes, and lose a sample that is recorded in the instant of the folding.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use metrics::Label;
+
+use super::DURATION_BUCKETS;
+
+/// One series.
+#[derive(Debug, Default)]
+pub(super) struct Buckets {
+    /// The last one is of what is longer than every bound.
+    counts: [AtomicU64; DURATION_BUCKETS.len() + 1],
+    nanoseconds: AtomicU64,
+}
+
+impl Buckets {
+    pub(super) fn record(&self, duration: Duration) {
+        let seconds = duration.as_secs_f64();
+        let bucket = DURATION_BUCKETS.partition_point(|&bound| bound < seconds);
+        self.counts[bucket].fetch_add(1, Ordering::Relaxed);
+        // 64 bits of nanoseconds are 584 years of requests.
+        let nanoseconds = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        self.nanoseconds.fetch_add(nanoseconds, Ordering::Relaxed);
+    }
+
+    /// `labels` are as they stand between the braces.
+    fn render(&self, page: &mut String, name: &str, labels: &str) {
+        let bounds = DURATION_BUCKETS.iter().map(ToString::to_string);
+        let mut count = 0;
+        for (bound, own) in bounds.chain(["+Inf".to_owned()]).zip(&self.counts) {
+            count += own.load(Ordering::Relaxed);
+            let _ = writeln!(page, "{name}_bucket{{{labels},le=\"{bound}\"}} {count}");
+        }
+        let sum = Duration::from_nanos(self.nanoseconds.load(Ordering::Relaxed)).as_secs_f64();
+        let _ = writeln!(page, "{name}_sum{{{labels}}} {sum}\n{name}_count{{{labels}}} {count}");
+    }
+}
+
+/// All series, by name and labels.
+#[derive(Debug, Default)]
+pub(super) struct Histograms(Mutex<BTreeMap<&'static str, BTreeMap<String, Arc<Buckets>>>>);
+
+impl Histograms {
+    /// The series with these labels, of which there is at least one.
+    pub(super) fn register(&self, name: &'static str, labels: &[Label]) -> Arc<Buckets> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(all.entry(name).or_default().entry(text(labels)).or_default())
+    }
+
+    /// Adds them all to a page in the classic text format.
+    pub(super) fn render(&self, page: &mut String, help: impl Fn(&str) -> &'static str) {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, series) in all.iter() {
+            let _ = writeln!(page, "# HELP {name} {}\n# TYPE {name} histogram", help(name));
+            for (labels, buckets) in series {
+                buckets.render(page, name, labels);
+            }
+            page.push('\n');
+        }
+    }
+}
+
+/// Labels as they stand on a page: `name="value",…`.
+pub(super) fn text(labels: &[Label]) -> String {
+    let mut text = String::new();
+    for label in labels {
+        if !text.is_empty() {
+            text.push(',');
+        }
+        text.extend([label.key(), "=\""]);
+        for c in label.value().chars() {
+            match c {
+                '\n' => text.push_str("\\n"),
+                '"' | '\\' => text.extend(['\\', c]),
+                c => text.push(c),
+            }
+        }
+        text.push('"');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_is_in_its_bucket_and_in_all_above() {
+        let histograms = Histograms::default();
+        let buckets = histograms.register("a_seconds", &[Label::new("x", "1\"\\\n")]);
+        for millis in [5, 6, 20_000] {
+            buckets.record(Duration::from_millis(millis));
+        }
+        let mut page = String::new();
+        histograms.render(&mut page, |_| "Help.");
+        let labels = r#"x="1\"\\\n""#;
+        for line in [
+            "# HELP a_seconds Help.",
+            "# TYPE a_seconds histogram",
+            &format!(r#"a_seconds_bucket{{{labels},le="0.005"}} 1"#),
+            &format!(r#"a_seconds_bucket{{{labels},le="0.01"}} 2"#),
+            &format!(r#"a_seconds_bucket{{{labels},le="10"}} 2"#),
+            &format!(r#"a_seconds_bucket{{{labels},le="+Inf"}} 3"#),
+            &format!("a_seconds_sum{{{labels}}} 20.011"),
+            &format!("a_seconds_count{{{labels}}} 3"),
+        ] {
+            assert!(page.lines().any(|l| l == line), "no {line} in {page}");
+        }
+    }
+}
