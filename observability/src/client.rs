@@ -425,18 +425,10 @@ impl Call {
         if !span.is_recording() {
             return;
         }
-        if let Some(status) = self.status {
-            span.set_attribute(KeyValue::new(
-                "http.response.status_code",
-                i64::from(status.as_u16()),
-            ));
-        }
-        if let Some(error) = error {
-            span.set_attribute(KeyValue::new("error.type", error.to_cow()));
-            // A caller that went away is no error of the peer's.
-            if error != ErrorKind::Canceled {
-                span.set_status(Status::error(""));
-            }
+        outcome.describe(&span);
+        // A caller that went away is no error of the peer's.
+        if error.is_some_and(|error| error != ErrorKind::Canceled) {
+            span.set_status(Status::error(""));
         }
     }
 

@@ -21,7 +21,8 @@ use metrics::{Counter, Gauge, Key, Label, Level, Metadata, Recorder, SharedStrin
 use metrics_exporter_prometheus::{
     BuildError, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
-use opentelemetry::trace::SpanContext;
+use opentelemetry::KeyValue;
+use opentelemetry::trace::{SpanContext, SpanRef};
 
 use crate::error_kind::ErrorKind;
 use crate::log::LostLines;
@@ -251,7 +252,7 @@ impl RouteMetrics {
     }
 }
 
-/// How a request ended, in labels. `status` is `None` where no answer was sent.
+/// How a request ended, for labels and span attributes alike. `status` is `None` where no answer was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Outcome {
     pub(crate) method: Method,
@@ -260,6 +261,17 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
+    /// The same on a span, by the semantic conventions for HTTP spans.
+    pub(crate) fn describe(&self, span: &SpanRef<'_>) {
+        if let Some(status) = self.status {
+            let status = i64::from(status.as_u16());
+            span.set_attribute(KeyValue::new("http.response.status_code", status));
+        }
+        if let Some(error) = self.error {
+            span.set_attribute(KeyValue::new("error.type", error.to_cow()));
+        }
+    }
+
     fn add_labels(&self, labels: &mut Vec<Label>) {
         if let Some(status) = self.status {
             labels.push(label("http_response_status_code", status.as_str().to_owned()));

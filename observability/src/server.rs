@@ -306,7 +306,7 @@ impl Exchange {
         let outcome = Outcome { method: self.method, status: self.status, error };
         let span = self.cx.span();
         self.route.request(outcome, latency, telemetry.traced(span.span_context()));
-        self.end_span(error, failed);
+        self.end_span(outcome, failed);
 
         let details = match (&broken, &self.failure, self.status) {
             (Some((_, details)), _, _) => details.as_str(),
@@ -325,20 +325,12 @@ impl Exchange {
         });
     }
 
-    fn end_span(&self, error: Option<ErrorKind>, failed: bool) {
+    fn end_span(&self, outcome: Outcome, failed: bool) {
         let span = self.cx.span();
         if !span.is_recording() {
             return;
         }
-        if let Some(status) = self.status {
-            span.set_attribute(KeyValue::new(
-                "http.response.status_code",
-                i64::from(status.as_u16()),
-            ));
-        }
-        if let Some(error) = error {
-            span.set_attribute(KeyValue::new("error.type", error.to_cow()));
-        }
+        outcome.describe(&span);
         if failed {
             let details = self.failure.as_ref().map(|failure| failure.details.clone());
             span.set_status(Status::error(details.unwrap_or_default()));
