@@ -4,7 +4,7 @@
 //!
 //! ```sh
 //! cargo run -p observability --example trace_context_harness          # listens on 127.0.0.1:5000
-//! python3 test/test.py http://127.0.0.1:5000/test                     # in a copy of the suite
+//! python3 test.py http://127.0.0.1:5000/test                          # in the suite's folder `test`
 //! ```
 
 use std::process::ExitCode;

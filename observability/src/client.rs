@@ -292,7 +292,7 @@ impl Middleware for Measure {
         }
         let mut call = Call::start(&self.telemetry, &request);
         call.breaker = self.breaker.clone();
-        trace_context::inject(call.cx.span().span_context(), request.headers_mut());
+        trace_context::inject(&call.cx, request.headers_mut());
         let slot = extensions.get::<CallSlot>().cloned();
         // The span is not entered: below here is only the connection, which makes no spans.
         let result = next.run(request, extensions).await;

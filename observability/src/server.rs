@@ -126,7 +126,7 @@ impl<B> MakeSpan<B> for RequestSpan {
         );
         if let Some(parent) = trace_context::extract(request.headers()) {
             // Fails only where spans are switched off.
-            let _ = span.set_parent(Context::new().with_remote_span_context(parent));
+            let _ = span.set_parent(parent);
         }
         span
     }
@@ -243,9 +243,7 @@ impl Exchange {
         let route = endpoint.route(request);
         let telemetry = &endpoint.telemetry.0;
         let cx = if telemetry.config.otel.disabled {
-            Context::new().with_remote_span_context(
-                trace_context::extract(request.headers()).unwrap_or_else(fresh_trace),
-            )
+            trace_context::extract(request.headers()).unwrap_or_else(fresh_trace)
         } else {
             Span::current().context()
         };
@@ -395,15 +393,15 @@ fn version(version: Version) -> Option<&'static str> {
 }
 
 /// Ids for a request that nobody traces: they tie the log lines of the services together all the same.
-fn fresh_trace() -> SpanContext {
+fn fresh_trace() -> Context {
     let ids = RandomIdGenerator::default();
-    SpanContext::new(
+    Context::new().with_remote_span_context(SpanContext::new(
         ids.new_trace_id(),
         ids.new_span_id(),
         opentelemetry::TraceFlags::NOT_SAMPLED,
         true,
         opentelemetry::trace::TraceState::NONE,
-    )
+    ))
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 //!
 //! The SDK's own extractor takes values that the specification rejects (duplicates, short ids,
 //! version `0`, flags `1`), so reading and writing the two headers is done here.
-//! Source: <https://www.w3.org/TR/trace-context/>, sections 3.2 and 3.3.
+//! Source: <https://www.w3.org/TR/trace-context/>, sections 3.2 and 3.3, and of level 2
+//! (<https://www.w3.org/TR/trace-context-2/>) the flag `random-trace-id`, which goes on as it came.
 
 use std::collections::HashSet;
 
@@ -20,36 +21,79 @@ pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 /// Members a `tracestate` may have at most (section 3.3.1.1).
 const MAX_MEMBERS: usize = 32;
 
-/// The caller's span, or `None` where there is no `traceparent` or it is not a valid one: then the
-/// request starts a new trace, and `tracestate` counts for nothing (section 3.2.2.5).
-pub fn extract(headers: &HeaderMap) -> Option<SpanContext> {
+/// The trace's id was made at random, says whoever made it (level 2, section 3.2.2.5.2).
+const RANDOM: TraceFlags = TraceFlags::new(0x02);
+
+/// The flags that have a meaning; others are to be sent as zero.
+const KNOWN_FLAGS: TraceFlags = TraceFlags::new(0x03);
+
+/// The caller's span in a context of its own, or `None` where there is no `traceparent` or it is not a
+/// valid one: then the request starts a new trace, and `tracestate` counts for nothing (section 3.2.2.5).
+pub fn extract(headers: &HeaderMap) -> Option<Context> {
+    extract_into(&Context::new(), headers)
+}
+
+fn extract_into(cx: &Context, headers: &HeaderMap) -> Option<Context> {
     let mut values = headers.get_all(TRACEPARENT).iter();
     let value = values.next()?;
     if values.next().is_some() {
         return None;
     }
     let parent = parse_traceparent(value.as_bytes())?;
-    let state = parse_tracestate(headers.get_all(TRACESTATE).iter().map(HeaderValue::as_bytes));
-    Some(span_context(parent, state))
+    let members = parse_tracestate(headers.get_all(TRACESTATE).iter().map(HeaderValue::as_bytes));
+    let (state, refused) = match TraceState::from_key_value(members.iter().copied()) {
+        Ok(state) => (state, None),
+        Err(_) => (TraceState::NONE, Some(join(&members))),
+    };
+    let received = Received {
+        trace_id: parent.trace_id,
+        is_random: parent.flags & RANDOM == RANDOM,
+        state: refused,
+    };
+    let span = SpanContext::new(parent.trace_id, parent.span_id, parent.flags, true, state);
+    let cx = cx.with_remote_span_context(span);
+    let takes_place_of_another = cx.get::<Received>().is_some();
+    let is_needed = received.is_random || received.state.is_some() || takes_place_of_another;
+    Some(if is_needed { cx.with_value(received) } else { cx })
 }
 
-/// Writes the two headers for a call made under `span`; removes what was there.
-pub fn inject(span: &SpanContext, headers: &mut HeaderMap) {
+/// Writes the two headers for a call made in `cx`; removes what was there.
+pub fn inject(cx: &Context, headers: &mut HeaderMap) {
     headers.remove(TRACEPARENT);
     headers.remove(TRACESTATE);
+    let span = cx.span();
+    let span = span.span_context();
     if !span.is_valid() {
         return;
     }
-    if let Ok(value) = HeaderValue::from_bytes(&format_traceparent(span)) {
+    let received = cx.get::<Received>().filter(|received| received.trace_id == span.trace_id());
+    let mut flags = span.trace_flags() & KNOWN_FLAGS;
+    if received.is_some_and(|received| received.is_random) {
+        flags = flags | RANDOM;
+    }
+    if let Ok(value) = HeaderValue::from_bytes(&format_traceparent(span, flags)) {
         headers.insert(TRACEPARENT, value);
     }
     // Most traces carry no state, and an empty header is not to be sent (section 3.3.1.2).
-    if *span.trace_state() != TraceState::NONE
-        && let Ok(value) = HeaderValue::from_str(&span.trace_state().header())
-        && !value.is_empty()
-    {
+    let state = if *span.trace_state() == TraceState::NONE {
+        received.and_then(|received| HeaderValue::from_str(received.state.as_ref()?).ok())
+    } else {
+        HeaderValue::from_str(&span.trace_state().header()).ok()
+    };
+    if let Some(value) = state.filter(|value| !value.is_empty()) {
         headers.insert(TRACESTATE, value);
     }
+}
+
+/// What came with a trace and would be lost on its way through OpenTelemetry's types. It goes on with
+/// that trace only.
+#[derive(Debug)]
+struct Received {
+    trace_id: TraceId,
+    /// The SDK gives a span that it does not record no flags at all.
+    is_random: bool,
+    /// Legal, but refused by `TraceState`, as a key is whose system id has 14 characters.
+    state: Option<String>,
 }
 
 /// The same rules behind OpenTelemetry's interface, for libraries that use the global propagator.
@@ -59,7 +103,7 @@ pub struct TraceContextPropagator;
 impl TextMapPropagator for TraceContextPropagator {
     fn inject_context(&self, cx: &Context, injector: &mut dyn Injector) {
         let mut headers = HeaderMap::with_capacity(2);
-        inject(cx.span().span_context(), &mut headers);
+        inject(cx, &mut headers);
         for (name, value) in &headers {
             if let Ok(value) = value.to_str() {
                 injector.set(name.as_str(), value.to_owned());
@@ -76,10 +120,7 @@ impl TextMapPropagator for TraceContextPropagator {
                 }
             }
         }
-        match extract(&headers) {
-            Some(parent) => cx.with_remote_span_context(parent),
-            None => cx.clone(),
-        }
+        extract_into(cx, &headers).unwrap_or_else(|| cx.clone())
     }
 
     fn fields(&self) -> FieldIter<'_> {
@@ -93,10 +134,6 @@ struct TraceParent {
     trace_id: TraceId,
     span_id: SpanId,
     flags: TraceFlags,
-}
-
-fn span_context(parent: TraceParent, state: TraceState) -> SpanContext {
-    SpanContext::new(parent.trace_id, parent.span_id, parent.flags, true, state)
 }
 
 /// `version "-" trace-id "-" parent-id "-" trace-flags`, lower-case hex (section 3.2.2).
@@ -124,8 +161,7 @@ fn parse_traceparent(value: &[u8]) -> Option<TraceParent> {
     Some(TraceParent {
         trace_id: TraceId::from(trace_id),
         span_id: SpanId::from(span_id),
-        // Of the flags only `sampled` has a meaning here, and unknown ones are to be sent as zero.
-        flags: TraceFlags::new(flags) & TraceFlags::SAMPLED,
+        flags: TraceFlags::new(flags) & KNOWN_FLAGS,
     })
 }
 
@@ -140,13 +176,11 @@ fn hex(digits: &[u8]) -> Option<u128> {
     })
 }
 
-fn format_traceparent(span: &SpanContext) -> [u8; 55] {
+fn format_traceparent(span: &SpanContext, flags: TraceFlags) -> [u8; 55] {
     let mut value = *b"00-00000000000000000000000000000000-0000000000000000-00";
     write_hex(&mut value[3..35], &span.trace_id().to_bytes());
     write_hex(&mut value[36..52], &span.span_id().to_bytes());
-    if span.is_sampled() {
-        value[54] = b'1';
-    }
+    write_hex(&mut value[53..55], &[flags.to_u8()]);
     value
 }
 
@@ -161,7 +195,7 @@ pub(crate) fn write_hex(to: &mut [u8], bytes: &[u8]) {
 
 /// A list of `key=value`, over all headers in their order. One member that is not legal, or more
 /// than 32, and none is taken (section 3.3.1); of a key that comes twice the first is kept.
-fn parse_tracestate<'a>(headers: impl Iterator<Item = &'a [u8]>) -> TraceState {
+fn parse_tracestate<'a>(headers: impl Iterator<Item = &'a [u8]>) -> Vec<(&'a str, &'a str)> {
     let mut members: Vec<(&str, &str)> = Vec::new();
     for header in headers {
         for member in header.split(|&byte| byte == b',') {
@@ -171,16 +205,20 @@ fn parse_tracestate<'a>(headers: impl Iterator<Item = &'a [u8]>) -> TraceState {
             }
             match parse_member(member) {
                 Some(member) if members.len() < MAX_MEMBERS => members.push(member),
-                _ => return TraceState::NONE,
+                _ => return Vec::new(),
             }
         }
     }
-    if members.is_empty() {
-        return TraceState::NONE;
+    if members.len() > 1 {
+        let mut seen = HashSet::with_capacity(members.len());
+        members.retain(|(key, _)| seen.insert(*key));
     }
-    let mut seen = HashSet::with_capacity(members.len());
-    members.retain(|(key, _)| seen.insert(*key));
-    TraceState::from_key_value(members).unwrap_or(TraceState::NONE)
+    members
+}
+
+fn join(members: &[(&str, &str)]) -> String {
+    let members: Vec<_> = members.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    members.join(",")
 }
 
 fn parse_member(member: &[u8]) -> Option<(&str, &str)> {
@@ -242,29 +280,39 @@ mod tests {
     }
 
     fn parent(value: &str) -> Option<SpanContext> {
-        extract(&headers(&[("traceparent", value)]))
+        let cx = extract(&headers(&[("traceparent", value)]))?;
+        Some(cx.span().span_context().clone())
+    }
+
+    /// What goes out again where this comes in.
+    fn passed_on(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        let mut outgoing = HeaderMap::new();
+        inject(&extract(&headers(pairs)).unwrap(), &mut outgoing);
+        outgoing
     }
 
     fn state(values: &[&str]) -> String {
         let mut pairs = vec![("traceparent", VALID)];
         pairs.extend(values.iter().map(|value| ("tracestate", *value)));
-        extract(&headers(&pairs)).unwrap().trace_state().header()
+        let outgoing = passed_on(&pairs);
+        outgoing.get(TRACESTATE).map_or("", |state| state.to_str().unwrap()).to_owned()
     }
 
     #[test]
     fn what_comes_in_goes_out() {
         let incoming = headers(&[("traceparent", VALID), ("tracestate", "a=1,b@c=2")]);
-        let span = extract(&incoming).unwrap();
+        let cx = extract(&incoming).unwrap();
+        let span = cx.span().span_context().clone();
         assert!(span.is_remote() && span.is_sampled());
         let mut outgoing = headers(&[("tracestate", "stale=1")]);
-        inject(&span, &mut outgoing);
+        inject(&cx, &mut outgoing);
         assert_eq!(outgoing, incoming);
     }
 
     #[test]
     fn an_invalid_span_is_not_sent() {
         let mut outgoing = headers(&[("traceparent", VALID)]);
-        inject(&SpanContext::empty_context(), &mut outgoing);
+        inject(&Context::new(), &mut outgoing);
         assert!(outgoing.is_empty());
     }
 
@@ -302,18 +350,39 @@ mod tests {
             "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
             "cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-what-the-future-will-be-like",
         ] {
-            let span = parent(value).unwrap();
-            let mut outgoing = HeaderMap::new();
-            inject(&span, &mut outgoing);
-            assert_eq!(outgoing[TRACEPARENT], VALID);
+            assert_eq!(passed_on(&[("traceparent", value)])[TRACEPARENT], VALID);
         }
     }
 
     #[test]
-    fn only_the_sampled_flag_goes_on() {
-        assert!(!parent(&VALID.replace("-01", "-00")).unwrap().is_sampled());
-        let span = parent(&VALID.replace("-01", "-ff")).unwrap();
-        assert_eq!(span.trace_flags(), TraceFlags::SAMPLED);
+    fn the_two_flags_that_are_known_go_on_and_no_others() {
+        for (flags, sent) in
+            [("00", "00"), ("01", "01"), ("02", "02"), ("03", "03"), ("fc", "00"), ("ff", "03")]
+        {
+            let incoming = VALID.replace("-01", &format!("-{flags}"));
+            let outgoing = passed_on(&[("traceparent", &incoming)]);
+            assert_eq!(outgoing[TRACEPARENT], VALID.replace("-01", &format!("-{sent}")));
+        }
+    }
+
+    #[test]
+    fn what_came_with_a_trace_goes_on_in_spans_that_are_not_recorded_and_in_no_other_trace() {
+        let long_key = format!("a=1,t@{}=2", "v".repeat(14));
+        let random = VALID.replace("-01", "-02");
+        let cx = extract(&headers(&[("traceparent", &random), ("tracestate", &long_key)])).unwrap();
+        let trace_id = cx.span().span_context().trace_id();
+        for (trace_id, flags, state) in
+            [(trace_id, "02", Some(long_key.as_str())), (TraceId::from(1), "00", None)]
+        {
+            // As the SDK makes a span that it does not record.
+            let flags_of_span = TraceFlags::default();
+            let span = SpanContext::new(trace_id, 2.into(), flags_of_span, false, TraceState::NONE);
+            let mut outgoing = HeaderMap::new();
+            inject(&cx.with_remote_span_context(span), &mut outgoing);
+            let sent = outgoing[TRACEPARENT].to_str().unwrap();
+            assert_eq!(sent, format!("00-{trace_id}-0000000000000002-{flags}"));
+            assert_eq!(outgoing.get(TRACESTATE).map(|state| state.to_str().unwrap()), state);
+        }
     }
 
     #[test]
@@ -330,10 +399,18 @@ mod tests {
         ] {
             assert_eq!(state(&["ok=1", value]), "", "{value:?} was taken");
         }
-        let long_key = format!("{}=1", "k".repeat(257));
-        let long_value = format!("a={}", "v".repeat(257));
-        for value in [long_key, long_value] {
-            assert_eq!(state(&[&value]), "");
+    }
+
+    #[test]
+    fn keys_and_values_are_as_long_as_they_may_be_and_no_longer() {
+        let key = |length| format!("{}=1", "k".repeat(length));
+        let value = |length| format!("a={}", "v".repeat(length));
+        let keys = |tenant, system| format!("{}@{}=1", "t".repeat(tenant), "s".repeat(system));
+        for legal in [key(256), value(256), keys(241, 14), keys(1, 14), keys(241, 1)] {
+            assert_eq!(state(&["ok=1", &legal]), format!("ok=1,{legal}"));
+        }
+        for too_long in [key(257), value(257), keys(242, 1), keys(1, 15)] {
+            assert_eq!(state(&["ok=1", &too_long]), "", "{too_long:?} was taken");
         }
     }
 

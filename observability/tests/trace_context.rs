@@ -5,6 +5,7 @@
 
 use http::{HeaderMap, HeaderValue};
 use observability::trace_context::{TRACEPARENT, TRACESTATE, extract, inject};
+use opentelemetry::trace::TraceContextExt;
 use proptest::prelude::*;
 
 fn headers(parents: &[Vec<u8>], states: &[Vec<u8>]) -> HeaderMap {
@@ -38,7 +39,7 @@ fn is_traceparent(value: &str) -> bool {
 
 /// Values that are nearly, or quite, a `traceparent`.
 fn near_traceparent() -> impl Strategy<Value = Vec<u8>> {
-    let valid = "(00|01|cc|ff)-[0-9a-f]{32}-[0-9a-f]{16}-0[01]";
+    let valid = "(00|01|cc|ff)-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}";
     prop_oneof![
         3 => valid.prop_map(String::into_bytes),
         1 => "00-0{32}-[0-9a-f]{16}-01|00-[0-9a-f]{32}-0{16}-01".prop_map(String::into_bytes),
@@ -61,7 +62,7 @@ fn near_traceparent() -> impl Strategy<Value = Vec<u8>> {
 
 fn near_tracestate() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
-        3 => "([a-z][a-z0-9]{0,3}(@[a-z]{1,3})?=[!-+.-<>-~]{1,5}[ \t]{0,1},?){0,40}"
+        3 => "([a-z][a-z0-9]{0,3}(@[a-z]{1,14})?=[!-+.-<>-~]{1,5}[ \t]{0,1},?){0,40}"
             .prop_map(String::into_bytes),
         1 => "([a-zA-Z0-9@=, ]{0,3}){0,10}".prop_map(String::into_bytes),
         1 => prop::collection::vec(any::<u8>(), 0..80),
@@ -93,12 +94,18 @@ proptest! {
         if incoming.get_all(TRACEPARENT).iter().count() != 1 {
             prop_assert!(taken.is_none());
         }
-        let Some(span) = taken else { return Ok(()) };
+        let Some(taken) = taken else { return Ok(()) };
+        let span = taken.span().span_context().clone();
         prop_assert!(span.is_valid() && span.is_remote());
         let mut outgoing = HeaderMap::new();
-        inject(&span, &mut outgoing);
+        inject(&taken, &mut outgoing);
         prop_assert_eq!(outgoing.get_all(TRACEPARENT).iter().count(), 1);
+        let flags = |headers: &HeaderMap| {
+            let value = headers[TRACEPARENT].to_str().unwrap().trim();
+            u8::from_str_radix(&value[53..55], 16).unwrap()
+        };
         prop_assert!(outgoing[TRACEPARENT].to_str().is_ok_and(|value| value.starts_with("00-")));
+        prop_assert_eq!(flags(&outgoing), flags(&incoming) & 0b11);
         if let Some(state) = outgoing.get(TRACESTATE) {
             let state = state.to_str().unwrap();
             prop_assert!((1..=32).contains(&state.split(',').count()), "{}", state);
@@ -109,7 +116,11 @@ proptest! {
                 prop_assert!(came.contains(member.trim_end()), "{member:?} of {came:?}");
             }
         }
-        prop_assert_eq!(extract(&outgoing), Some(span));
+        let again = extract(&outgoing).unwrap();
+        prop_assert_eq!(again.span().span_context().clone(), span);
+        let mut onwards = HeaderMap::new();
+        inject(&again, &mut onwards);
+        prop_assert_eq!(onwards, outgoing);
     }
 }
 
@@ -186,6 +197,32 @@ mod over_sockets {
             let (sent, state) = passed_on(headers);
             assert_ne!(&sent[3..35], TRACE, "{headers:?}");
             assert_eq!(state, None, "{headers:?}");
+        }
+    }
+
+    /// The flag of level 2 (section 3.2.2.5.2) and whole `tracestate`s, whether the SDK records the
+    /// request's spans, drops them or is switched off.
+    #[test]
+    fn what_came_with_a_trace_goes_on_whatever_the_sampler_decides() {
+        let target = FakeServer::start(Reply::Answer(200, String::new()));
+        let state = format!("a=1,{}@{}=2", "t".repeat(241), "s".repeat(14));
+        for (variable, value) in [
+            ("OTEL_TRACES_SAMPLER", "parentbased_always_on"),
+            ("OTEL_TRACES_SAMPLER", "always_on"),
+            ("OTEL_TRACES_SAMPLER", "always_off"),
+            ("OTEL_SDK_DISABLED", "true"),
+        ] {
+            let harness = example("trace_context_harness").set(variable, value).serve();
+            for flags in 0..=3 {
+                let parent = format!("00-{TRACE}-b7ad6b7169203331-{flags:02x}");
+                let headers = [("traceparent", parent.as_str()), ("tracestate", state.as_str())];
+                let received = drive(&harness, &target, &headers);
+                let sent = &received.headers["traceparent"];
+                assert_eq!(&sent[3..35], TRACE);
+                let sent_flags = u8::from_str_radix(&sent[53..55], 16).unwrap();
+                assert_eq!(sent_flags & 0b10, flags & 0b10, "{parent} with {variable}={value}");
+                assert_eq!(received.headers["tracestate"], state, "{variable}={value}");
+            }
         }
     }
 
