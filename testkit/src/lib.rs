@@ -8,6 +8,7 @@
 //! | receive its spans | [`otlp::Receiver`] |
 //! | read its log | [`LogLine`] |
 //! | read its metrics | [`prometheus::Page`] |
+//! | take every way out of the network from it | `network::with_no_way_out` (Linux) |
 //!
 //! Nothing here sleeps to let something happen: what has to happen is waited for on a [`Board`], and
 //! a wait that takes longer than [`PATIENCE`] fails the test with all that did happen. Ports are the
@@ -26,6 +27,8 @@ mod board;
 mod fake_server;
 pub mod http;
 mod logfmt;
+#[cfg(target_os = "linux")]
+pub mod network;
 pub mod otlp;
 mod process;
 pub mod prometheus;

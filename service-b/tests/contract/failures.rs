@@ -30,6 +30,7 @@ fn assert_degraded(service_a_url: &str, expected: Failure) -> String {
     let service = service_b(service_a_url).set_all(backend.variables(Protocol::Grpc)).serve();
     let answer = service.get("/call-echo?msg=hello");
     let trace_id = answer.trace_id();
+    println!("{service_a_url}: {kind} after {:?}", answer.elapsed);
 
     // The answer.
     let details = answer.json()["details"].as_str().unwrap().to_owned();
@@ -135,6 +136,31 @@ fn the_connection_is_never_made() {
         let (address, _sockets) = testkit::full_listener();
         assert_degraded(&format!("http://{address}"), failure("timeout", 504, None));
     }
+}
+
+/// No connection is ever made to a broadcast address, be it loopback's own.
+#[cfg(target_os = "linux")]
+#[test]
+fn no_route_leads_to_the_address() {
+    let details = assert_degraded("http://127.255.255.255:8080", failure("unreachable", 503, None));
+    assert!(details.ends_with("Network is unreachable (os error 101)"), "{details}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+#[ignore = "needs a network namespace: .ci/run reliability"]
+fn service_b_is_cut_off_from_the_network() {
+    use testkit::network::{NO_HOST, NO_NETWORK, with_no_way_out};
+    with_no_way_out("failures::service_b_is_cut_off_from_the_network", || {
+        for (host, error) in [
+            (NO_NETWORK, "Network is unreachable (os error 101)"),
+            (NO_HOST, "No route to host (os error 113)"),
+        ] {
+            let url = format!("http://{host}:8080");
+            let details = assert_degraded(&url, failure("unreachable", 503, None));
+            assert!(details.ends_with(error), "{details}");
+        }
+    });
 }
 
 #[test]
