@@ -1,0 +1,26 @@
+//! A service with a histogram of its own, recorded as any library or engineer would: through `metrics`.
+
+use std::process::ExitCode;
+
+use axum::Router;
+use axum::extract::Path;
+use axum::routing::post;
+use observability::{Config, Exit};
+
+fn main() -> ExitCode {
+    observability::run(serve())
+}
+
+async fn serve() -> Result<(), Exit> {
+    let service =
+        observability::service!("own-histogram", log_name: "H", listen_addr: "127.0.0.1:8085");
+    let telemetry = observability::start(&Config::from_process(service)?)?;
+    telemetry.serve(Router::new().route("/record/{samples}", post(record))).await
+}
+
+async fn record(Path(samples): Path<u32>) {
+    let histogram = metrics::histogram!("own_seconds");
+    for sample in 0..samples {
+        histogram.record(f64::from(sample % 1_000) / 1_000.0);
+    }
+}
