@@ -198,6 +198,7 @@ mod over_sockets {
             assert_ne!(&sent[3..35], TRACE, "{headers:?}");
             assert_eq!(state, None, "{headers:?}");
         }
+        println!("{} contexts over sockets", target.requests().len());
     }
 
     /// The flag of level 2 (section 3.2.2.5.2) and whole `tracestate`s, whether the SDK records the

@@ -26,6 +26,7 @@ fn assert_in_time(case: &str, service_a_url: &str, budget: Option<u64>) {
     let budget = Duration::from_millis(budget.unwrap_or(1000));
     let answer = service.get("/call-echo?msg=hello");
     assert_eq!((answer.status, &answer.json()["error"]), (503, &"timeout".into()), "{case}");
+    println!("{case}: answered after {} ms of {budget:?}", answer.elapsed.as_millis());
     assert!(answer.elapsed >= budget, "{case}: {:?}", answer.elapsed);
     assert!(answer.elapsed < budget + MARGIN, "{case}: {:?}", answer.elapsed);
 }

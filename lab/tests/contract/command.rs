@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use testkit::otlp::{Protocol, Receiver};
 use testkit::{Launch, LogLine, Process, ReservedPort};
 
-use crate::{lab, wait_until_refused};
+use crate::{lab, wait_until_ended, wait_until_refused};
 
 /// Each port's flag, variable and default.
 const PORTS: [(&str, &str, &str); 5] = [
@@ -66,7 +66,7 @@ fn the_curl_line_on_the_screen_works_and_both_logs_show_it() {
 fn a_signal_stops_it_all_in_order() {
     for terminate in [true, false] {
         let lab = on_free_ports().start();
-        let ((a, _), (b, _)) = (shown(&lab, "A"), shown(&lab, "B"));
+        let ((a, a_pid), (b, b_pid)) = (shown(&lab, "A"), shown(&lab, "B"));
         if terminate {
             lab.terminate();
         } else {
@@ -74,8 +74,8 @@ fn a_signal_stops_it_all_in_order() {
         }
         let exit = lab.wait();
         assert_eq!((exit.code, exit.stderr), (Some(0), vec![]));
-        wait_until_refused(a);
-        wait_until_refused(b);
+        wait_until_ended(a, &a_pid);
+        wait_until_ended(b, &b_pid);
         // Each had the time to say its last word, B first.
         let last_word = |mark: &str| {
             let is_it = |line: &String| line.starts_with(mark) && line.contains("msg=\"stopped\"");
@@ -88,11 +88,11 @@ fn a_signal_stops_it_all_in_order() {
 #[test]
 fn nothing_is_left_of_a_lab_that_was_killed() {
     let lab = on_free_ports().start();
-    let ((a, _), (b, _)) = (shown(&lab, "A"), shown(&lab, "B"));
+    let ((a, a_pid), (b, b_pid)) = (shown(&lab, "A"), shown(&lab, "B"));
     lab.kill();
     lab.wait();
-    wait_until_refused(a);
-    wait_until_refused(b);
+    wait_until_ended(a, &a_pid);
+    wait_until_ended(b, &b_pid);
 }
 
 #[cfg(unix)]

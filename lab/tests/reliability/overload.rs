@@ -133,7 +133,10 @@ fn connections_that_send_too_slowly_are_closed_and_delay_nobody() {
 fn a_request_may_take_longer_than_a_connection_may_be_idle() {
     let service = service_a().set("IDLE_TIMEOUT_MS", "100").set("FAULTS_ENABLED", "true").serve();
     set_faults(&service, r#"{"delay_ms":500}"#);
-    assert_eq!(service.get("/echo?msg=hello").text(), r#"{"echo":"hello"}"#);
+    let answer = service.get("/echo?msg=hello");
+    assert_eq!(answer.text(), r#"{"echo":"hello"}"#);
+    println!("answered after {:.1?} over a connection that may be idle for 100 ms", answer.elapsed);
+    assert!(answer.elapsed >= Duration::from_millis(500), "{:?}", answer.elapsed);
 }
 
 #[test]

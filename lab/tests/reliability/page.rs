@@ -189,6 +189,7 @@ fn the_page_names_every_metric_label_and_value_and_nothing_else() {
     let shown: BTreeSet<&str> = page.samples.iter().map(|sample| docs.metric(sample).0).collect();
     let named: BTreeSet<&str> = docs.metrics.keys().map(String::as_str).collect();
     assert_eq!(shown, named);
+    println!("{} metrics in {} series, all on the page", named.len(), page.samples.len());
 
     let service_a = service_a().set_all([exporting]).set("FAULTS_ENABLED", "true").serve();
     for plan in ["{}", r#"{"status":500}"#, r#"{"status":404}"#] {

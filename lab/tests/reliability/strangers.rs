@@ -10,6 +10,7 @@ use crate::support::{service_a, service_b};
 fn answers_to_strangers_are_plain() {
     let service_a = service_a().set("FAULTS_ENABLED", "true").serve();
     let service_b = service_b(format!("http://{}", service_a.address())).serve();
+    let mut answers = 1;
     for service in [&service_a, &service_b] {
         for (method, target, status) in [
             ("GET", "/%3Cscript%3E", 404),
@@ -30,6 +31,7 @@ fn answers_to_strangers_are_plain() {
                 assert_eq!(answer.text(), "", "{method} {target}");
             }
             plain_headers(&answer);
+            answers += 1;
         }
         let mut garbage = Connection::open(service.address());
         garbage.send(b"marker\r\n\r\n");
@@ -38,8 +40,10 @@ fn answers_to_strangers_are_plain() {
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 400 ") && body.is_empty(), "{answer}");
         assert!(!head.to_lowercase().contains("server:"), "{answer}");
+        answers += 1;
     }
     plain_headers(&service_b.get("/call-echo?msg=hello"));
+    println!("{answers} answers, all plain");
 }
 
 /// Nothing but what the answer needs.
@@ -71,6 +75,7 @@ fn assert_discreet(service: &Process, case: &str) {
 
 #[test]
 fn what_is_sent_to_the_telemetry_backend_is_nobody_elses() {
+    let (mut services, mut lines) = (0, 0);
     for protocol in [Protocol::Grpc, Protocol::HttpProtobuf] {
         let (nobody, hanging) = (ReservedPort::take(), FakeServer::start(Reply::Silence(vec![])));
         let (healthy, failing) = (Receiver::start(), Receiver::start());
@@ -98,7 +103,9 @@ fn what_is_sent_to_the_telemetry_backend_is_nobody_elses() {
             });
             assert_discreet(&service, case);
             let exit = service.stop();
-            let said = [exit.stdout, exit.stderr].concat().join("\n");
+            let said = [exit.stdout, exit.stderr].concat();
+            (services, lines) = (services + 1, lines + said.len());
+            let said = said.join("\n");
             assert!(!said.contains(SECRET), "{case}: {said}");
             for word in ["--help", "--version", "--no-such-flag"] {
                 let exit = launch().arg(word).finish();
@@ -111,6 +118,7 @@ fn what_is_sent_to_the_telemetry_backend_is_nobody_elses() {
         let spans: Vec<_> = exports.into_iter().map(|export| export.spans).collect();
         assert!(!format!("{spans:?}").contains(SECRET));
     }
+    println!("{services} services, {lines} lines of log: no secret");
     let exit = service_a().set("OTEL_EXPORTER_OTLP_ENDPOINT", SECRET).finish();
     assert_eq!(exit.code, Some(2));
     assert!(!exit.stderr.join("\n").contains(SECRET), "{exit:?}");

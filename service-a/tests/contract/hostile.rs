@@ -73,6 +73,38 @@ fn a_flood_of_headers_is_refused() {
     assert_unharmed(&service);
 }
 
+/// `GET /echo` whose head has so many bytes and so many headers in all.
+fn head(bytes: usize, headers: usize) -> Vec<u8> {
+    // `Request` adds a `Host`, and this the one that fills it up.
+    let mut request = Request::new("GET", "/echo");
+    for at in 2..headers {
+        request = request.header(&format!("x-{at}"), "y");
+    }
+    let rest = bytes - request.clone().header("x", "").bytes().len();
+    let head = request.header("x", &"y".repeat(rest)).bytes();
+    assert_eq!(head.len(), bytes);
+    head
+}
+
+#[test]
+fn a_head_is_taken_up_to_its_limits() {
+    let service = service_a().serve();
+    const KIB: usize = 1024;
+    for (bytes, headers, status) in
+        [(64 * KIB, 100, 200), (64 * KIB, 101, 431), (256 * KIB, 2, 431)]
+    {
+        let mut connection = Connection::open(service.address());
+        connection.send(&head(bytes, headers));
+        match connection.answer() {
+            Ok(answer) => assert_eq!(answer.status, status, "{bytes} bytes, {headers} headers"),
+            // As above.
+            Err(error) => assert_eq!(status, 431, "{bytes} bytes, {headers} headers: {error}"),
+        }
+        println!("a head of {} KiB and {headers} headers: {status}", bytes / KIB);
+    }
+    assert_unharmed(&service);
+}
+
 #[test]
 fn what_is_no_http_is_turned_away() {
     let service = service_a().serve();

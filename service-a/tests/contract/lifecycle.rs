@@ -1,6 +1,7 @@
 //! How it starts and, above all, how it stops.
 
 use std::net::TcpListener;
+use std::time::{Duration, Instant};
 
 use testkit::http::{Connection, Request};
 use testkit::{Process, otlp};
@@ -120,8 +121,10 @@ fn a_second_signal_ends_it_though_a_request_hangs() {
     let _connection = in_flight(&service);
     service.terminate();
     wait_until_stopping(&service);
+    let asked_again = Instant::now();
     service.interrupt();
     assert_eq!(service.wait().code, Some(1));
+    println!("ended {:.1?} after the second signal", asked_again.elapsed());
 }
 
 #[test]
@@ -134,7 +137,12 @@ fn a_request_that_never_ends_is_cut_off_in_time_and_counted() {
         .serve();
     set_faults(&service, r#"{"hang":true}"#);
     let mut connection = in_flight(&service);
+    let asked = Instant::now();
     assert_eq!(service.stop().code, Some(0));
+    let took = asked.elapsed();
+    println!("a request that never ends: stopped after {took:.1?} of 2 s");
+    // Far from the limit set, and farther from the 10 s that hold where none is.
+    assert!(took < Duration::from_secs(6), "{took:?}");
     assert!(connection.answer().is_err());
     let log = service.log();
     let access = log.iter().find(|line| line.get("endpoint").is_some()).unwrap();
@@ -171,7 +179,12 @@ fn a_backend_that_hangs_does_not_keep_it_from_stopping() {
             .set("SHUTDOWN_TIMEOUT_MS", "500")
             .serve();
         assert_eq!(service.get("/echo").status, 200);
+        let asked = Instant::now();
         assert_eq!(service.stop().code, Some(0), "{protocol}");
+        let took = asked.elapsed();
+        println!("{protocol} backend that hangs: stopped after {took:.1?} of 500 ms");
+        // Far from the limit set, and farther from the 10 s that hold where none is.
+        assert!(took < Duration::from_secs(5), "{took:?}");
         let lost =
             service.log().into_iter().find(|line| line.get("msg") == Some("spans were lost"));
         assert_eq!(&lost.unwrap()["spans"], "1", "{protocol}");
