@@ -44,6 +44,18 @@ const VARIABLES: [&str; 19] = [
     "OTEL_BSP_SCHEDULE_DELAY",
 ];
 
+/// The flags that are read.
+const FLAGS: [&str; 8] = [
+    "--listen-addr",
+    "--admin-addr",
+    "--shutdown-timeout-ms",
+    "--drain-delay-ms",
+    "--max-concurrent-requests",
+    "--idle-timeout-ms",
+    "--log-format",
+    "--rust-log",
+];
+
 fn value() -> impl Strategy<Value = OsString> {
     let words = [
         "0",
@@ -112,20 +124,26 @@ proptest! {
     fn a_command_line_of_any_bytes_is_taken_or_refused(
         words in proptest::collection::vec(
             prop_oneof![
-                proptest::sample::select(vec![
-                    "--listen-addr", "--log-format=json", "--idle-timeout-ms", "--", "-", "--help",
-                    "--health-checks", "5",
-                ]).prop_map(OsString::from),
-                value(),
+                8 => (proptest::sample::select(FLAGS.to_vec()), value())
+                    .prop_map(|(flag, value)| vec![flag.into(), value]),
+                1 => proptest::sample::select(vec![
+                    "--log-format=json", "--listen-addr", "--", "-", "--help", "--health-checks", "5",
+                ]).prop_map(|word| vec![word.into()]),
+                1 => value().prop_map(|word| vec![word]),
             ],
-            0..5,
+            0..4,
         ),
     ) {
-        let words = std::iter::once(OsString::from("t")).chain(words);
-        match Reader::from_args(SERVICE, &[], words) {
-            Ok(reader) => {
-                let _ = reader.finish(|_| ());
+        let words = std::iter::once(OsString::from("t")).chain(words.concat());
+        match Reader::from_args(SERVICE, &[], words).map(|reader| reader.finish(|_| ())) {
+            Ok(Ok(_)) => {}
+            Ok(Err(exit)) => {
+                let message = exit.to_string();
+                prop_assert_eq!(exit.code(), 2);
+                prop_assert!(VARIABLES.iter().any(|name| message.contains(name)), "{}", message);
+                prop_assert!(!message.contains("hunter2"), "{}", message);
             }
+            // What is no flag is named as it was written.
             Err(exit) => prop_assert!(matches!(exit.code(), 0 | 2)),
         }
     }

@@ -107,11 +107,10 @@ fn a_head_is_taken_up_to_its_limits() {
 
 #[test]
 fn what_is_no_http_is_turned_away() {
-    let service = service_a().serve();
+    let service = service_a().set("IDLE_TIMEOUT_MS", "300").serve();
     let tls_hello: &[u8] = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
-    for bytes in [
-        b"\r\n\r\n\r\n".as_slice(),
-        b"hello\r\n\r\n",
+    let openings = [
+        b"hello\r\n\r\n".as_slice(),
         tls_hello,
         b"GET\r\n\r\n",
         b"GET /echo HTTP/9.9\r\n\r\n",
@@ -119,15 +118,24 @@ fn what_is_no_http_is_turned_away() {
         b"GET /echo HTTP/1.1\r\nContent-Length: x\r\n\r\n",
         b"GET /ec ho HTTP/1.1\r\n\r\n",
         b"GET /\x00 HTTP/1.1\r\n\r\n",
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         &[0xff; 4096],
-    ] {
+    ];
+    // To the end of the connection, which is the server's to close: one that waits for the end of
+    // what it is sent would not get there.
+    let answer_to = |bytes: &[u8]| {
         let mut connection = Connection::open(service.address());
         connection.send(bytes);
-        connection.finish_sending();
-        let answer = connection.read_to_end().unwrap_or_default();
-        let answer = String::from_utf8_lossy(&answer);
-        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{bytes:?}: {answer}");
+        String::from_utf8(connection.read_to_end().unwrap()).unwrap()
+    };
+    for bytes in openings {
+        let answer = answer_to(bytes);
+        assert!(answer.starts_with("HTTP/1.1 4"), "{bytes:?}: {answer}");
+    }
+    println!("{} openings that are no HTTP, each answered 4xx", openings.len());
+    // HTTP/2, where an answer in HTTP/1.1 would be none; and empty lines, which may come before a head
+    // (RFC 9112, section 2.2), before none. Both are closed.
+    for bytes in [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), b"\r\n\r\n\r\n"] {
+        assert_eq!(answer_to(bytes), "", "{bytes:?}");
     }
     assert_unharmed(&service);
 }

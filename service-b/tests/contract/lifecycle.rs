@@ -1,5 +1,7 @@
 //! How it stops while it waits for service A.
 
+use std::io::ErrorKind;
+
 use testkit::http::{Connection, Request};
 use testkit::otlp::{Protocol, Receiver};
 use testkit::{FakeServer, Reply};
@@ -35,15 +37,19 @@ fn a_call_in_flight_is_answered_and_its_spans_are_sent_before_it_stops() {
 #[test]
 fn new_connections_are_refused_once_it_stops() {
     let service_a = FakeServer::start(Reply::Held(200, r#"{"echo":"hello"}"#.to_owned()));
-    let service = service_b(service_a.url()).set("SERVICE_A_TIMEOUT_MS", "60000").serve();
+    let service = service_b(service_a.url())
+        .set("SERVICE_A_TIMEOUT_MS", "60000")
+        .set("SHUTDOWN_TIMEOUT_MS", "60000")
+        .serve();
     let mut connection = Connection::open(service.address());
     connection.send(&Request::new("GET", "/call-echo?msg=hello").bytes());
     service_a.wait_for_request(1);
     service.terminate();
     // The call keeps the process alive, so what refuses is a closed listener.
     let deadline = std::time::Instant::now() + testkit::PATIENCE;
-    while std::net::TcpStream::connect(service.address()).is_ok() {
-        assert!(std::time::Instant::now() < deadline, "connections are still accepted");
+    let connect = || std::net::TcpStream::connect_timeout(&service.address(), testkit::PATIENCE);
+    while connect().map_or_else(|error| error.kind() != ErrorKind::ConnectionRefused, |_| true) {
+        assert!(std::time::Instant::now() < deadline, "connections are not refused");
     }
     service_a.release();
     assert_eq!(connection.answer().unwrap().status, 200);

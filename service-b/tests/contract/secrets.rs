@@ -5,7 +5,8 @@ use testkit::{FakeServer, Reply};
 
 use crate::service_b;
 
-const SECRETS: [&str; 4] = ["hunter2", "tok3n", "alice", "fr4gment"];
+/// The last is user and password as they go out.
+const SECRETS: [&str; 5] = ["hunter2", "tok3n", "alice", "fr4gment", "YWxpY2U6aHVudGVyMg"];
 
 fn with_secrets(service_a: &FakeServer) -> String {
     format!("http://alice:hunter2@{}/base/?token=tok3n#fr4gment", service_a.address())
