@@ -1,8 +1,10 @@
-//! docs/telemetry.md held against the whole `/metrics` of running services.
+//! The pages held against what they are about: docs/telemetry.md against the whole `/metrics` of running
+//! services, docs/reliability.md against the tests it names.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::SocketAddr;
+use std::path::Path;
 
 use testkit::http::{Connection, Request};
 use testkit::prometheus::{Page, Sample};
@@ -198,4 +200,49 @@ fn the_page_names_every_metric_label_and_value_and_nothing_else() {
     }
     service_a.get("/nowhere");
     docs.check(&service_a.metrics(), None);
+}
+
+/// The name of every function in the Rust files below, tests among them.
+fn functions(directory: &Path) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            names.extend(functions(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&path).unwrap();
+            let after = text.split("fn ").skip(1);
+            names.extend(after.filter_map(|rest| Some(rest.split_once('(')?.0.to_owned())));
+        }
+    }
+    names
+}
+
+#[test]
+fn each_promise_names_tests_that_exist_a_figure_and_how_they_failed() {
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    let crates = ["lab", "observability", "service-a", "service-b"];
+    let names: BTreeSet<_> = crates.iter().flat_map(|name| functions(&root.join(name))).collect();
+    let page = fs::read_to_string(root.join("docs/reliability.md")).unwrap();
+    let sections = page.split("\n## ").skip(1).map(|section| section.lines().next().unwrap());
+    let mut promises = 0;
+    for row in sections.flat_map(|section| rows(&page, section)) {
+        let [promise, tests, figure, broken] = row.as_slice() else { panic!("{row:?}") };
+        if promise == "promise" || promise.starts_with("---") {
+            continue;
+        }
+        assert!(!figure.is_empty() && broken.chars().count() > 1, "{promise}");
+        // Somebody else's tests are below the table, with how to run them.
+        let found = words(tests);
+        assert!(!found.is_empty() || tests == "the commands below", "{promise}");
+        for test in found {
+            let is_there = match test.strip_suffix('…') {
+                Some(start) => names.iter().any(|name| name.starts_with(start)),
+                None => names.contains(&test) || (test.contains('/') && root.join(&test).exists()),
+            };
+            assert!(is_there, "{test} is not there");
+        }
+        promises += 1;
+    }
+    println!("{promises} promises, each with tests that exist");
 }
