@@ -27,8 +27,9 @@ use crate::telemetry::Telemetry;
 /// service stops.
 const LAST_HEAD_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Bytes of a request's head, target included; what is longer is answered 431 or 414. hyper itself
-/// takes 100 headers at most.
+/// Bytes of a request's head, target included, that are taken however they come. A longer one is taken
+/// only where its end came in the same read, and answered 431 or 414 otherwise. hyper itself takes 100
+/// headers at most.
 const MAX_HEAD: usize = 64 * 1024;
 
 /// Connections open at a time; the next ones wait to be accepted.
