@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use crate::load::wrk;
 use crate::process::Process;
-use crate::{Options, Result, spans};
+use crate::turns::{Sample, in_turns};
+use crate::{Options, Result};
 
 /// What runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,45 +84,6 @@ pub(crate) fn variables(variant: Variant, receiver: &str) -> Vec<(&'static str, 
     variables
 }
 
-/// What one run measured.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Sample {
-    pub(crate) cpu_us: f64,
-    pub(crate) per_second: f64,
-    pub(crate) p50_ms: f64,
-    pub(crate) p99_ms: f64,
-    pub(crate) resident_mib: f64,
-}
-
-/// Loads a running service and measures it; an error where a span was lost.
-pub(crate) fn measure(
-    process: &Process,
-    path: &str,
-    variant: Variant,
-    connections: usize,
-    seconds: u32,
-) -> Result<Sample> {
-    let url = format!("{}{path}", process.url());
-    wrk(&url, connections, 1)?;
-    let before = process.cpu_seconds()?;
-    let load = wrk(&url, connections, seconds)?;
-    // The spans that still wait are part of the cost.
-    if variant != Variant::Bare {
-        let exported = spans::all_exported(process)?;
-        if variant == Variant::Full && (exported as f64) < load.requests {
-            return Err(format!("{exported} spans for {} requests", load.requests).into());
-        }
-    }
-    let cpu = process.cpu_seconds()? - before;
-    Ok(Sample {
-        cpu_us: cpu * 1e6 / load.requests,
-        per_second: load.per_second,
-        p50_ms: load.p50_ms,
-        p99_ms: load.p99_ms,
-        resident_mib: process.resident_mib()?,
-    })
-}
-
 /// The whole comparison, printed.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let own_receiver;
@@ -134,34 +95,36 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
     };
     println!(
-        "{} rounds of {} s, {} connections, spans to {receiver} over gRPC, logs to a pipe that is read",
+        "{} rounds of {} turns of a second, {} connections, spans to {receiver} over gRPC, logs to a pipe that is read",
         options.rounds, options.seconds, options.connections
     );
     for service in [Service::A, Service::B] {
         let mut samples: [Vec<Sample>; 3] = Default::default();
-        for round in 1..=options.rounds {
-            for (variant, samples) in Variant::ALL.into_iter().zip(&mut samples) {
-                samples.push(one(service, variant, &receiver, options)?);
+        for number in 1..=options.rounds {
+            let round = round(service, &receiver, options)?;
+            for (samples, sample) in samples.iter_mut().zip(round) {
+                samples.push(sample);
             }
-            eprintln!("service {service:?}: round {round} of {} done", options.rounds);
+            eprintln!("service {service:?}: round {number} of {} done", options.rounds);
         }
         print(service, &samples);
     }
     Ok(())
 }
 
-/// A run that counts: up to three tries, since a run in which a span was lost does not.
-fn one(service: Service, variant: Variant, receiver: &str, options: &Options) -> Result<Sample> {
+/// A round that counts: up to three tries, since one in which a span was lost does not.
+fn round(service: Service, receiver: &str, options: &Options) -> Result<Vec<Sample>> {
     let mut tries = 3;
     loop {
         let service_a = Process::this(&["bare-a"], &[])?;
-        let process = service.start(variant, &service_a, receiver)?;
-        let (connections, seconds) = (options.connections, options.seconds);
-        let sample = measure(&process, service.path(), variant, connections, seconds);
-        process.stop()?;
+        let mut processes = Vec::new();
+        for variant in Variant::ALL {
+            processes.push((variant, service.start(variant, &service_a, receiver)?));
+        }
+        let samples = in_turns(processes, service.path(), options.connections, options.seconds);
         tries -= 1;
-        match sample {
-            Err(error) if tries > 0 => eprintln!("a run that does not count: {error}"),
+        match samples {
+            Err(error) if tries > 0 => eprintln!("a round that does not count: {error}"),
             result => return result,
         }
     }

@@ -9,9 +9,14 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::routing::get;
 
-use crate::compare::{Service, Variant, measure, spread, variables};
+use crate::compare::{Service, Variant, spread, variables};
+use crate::load::wrk;
 use crate::process::Process;
+use crate::turns::in_turns;
 use crate::{Options, Result};
+
+/// Over so many requests memory is watched.
+const REQUESTS: f64 = 10_000_000.0;
 
 /// Service A's telemetry around so many routes.
 pub(crate) fn serve_routes(count: &str) -> Result<()> {
@@ -20,10 +25,17 @@ pub(crate) fn serve_routes(count: &str) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let telemetry = observability::start(&settings.common)?;
-        let routes = (0..count)
-            .fold(Router::new(), |router, n| router.route(&format!("/r/{n}"), get(async || "ok")));
-        Ok(telemetry.serve(routes).await?)
+        Ok(telemetry.serve(routes(count)).await?)
     })
+}
+
+/// The same routes with nothing around them.
+pub(crate) fn bare_routes(count: &str) -> Result<Router> {
+    Ok(routes(count.parse()?))
+}
+
+fn routes(count: usize) -> Router {
+    (0..count).fold(Router::new(), |router, n| router.route(&format!("/r/{n}"), get(async || "ok")))
 }
 
 /// All of it, printed.
@@ -43,42 +55,58 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     println!("start: {} until it listens, {} MiB idle", show(ready, "ms"), show(idle, ""));
 
-    println!("\nconnections  CPU us/request  requests/s  resident MiB");
+    println!("\nconnections  CPU us/request: bare  ours  ratio  requests/s  resident MiB");
     for connections in [1, 10, 100, 1000] {
-        let process = start()?;
-        let path = Service::A.path();
-        let sample = measure(&process, path, Variant::Full, connections, options.seconds)?;
-        let (cpu, rate, resident) = (sample.cpu_us, sample.per_second, sample.resident_mib);
-        println!("{connections:11}  {cpu:14.1}  {rate:10.0}  {resident:12.1}");
-        process.stop()?;
+        let bare = Process::this(&["bare-a"], &[])?;
+        let processes = vec![(Variant::Bare, bare), (Variant::Full, start()?)];
+        let samples = in_turns(processes, Service::A.path(), connections, options.seconds)?;
+        let [bare, ours] = &samples[..] else { return Err("two samples are missing".into()) };
+        println!(
+            "{connections:11}  {:20.1}  {:4.1}  {:5.2}  {:10.0}  {:12.1}",
+            bare.cpu_us,
+            ours.cpu_us,
+            ours.cpu_us / bare.cpu_us,
+            ours.per_second,
+            ours.resident_mib
+        );
     }
 
-    println!("\nroutes  series  CPU us/request  /metrics ms  resident MiB");
+    println!("\nroutes  series  CPU us/request: bare  ours  ratio  /metrics ms  resident MiB");
     for routes in [10, 600, 10_000] {
-        let process = Process::this(&["routes", &routes.to_string()], &variables)?;
-        touch(&process, routes)?;
-        let sample =
-            measure(&process, "/r/7", Variant::Full, options.connections, options.seconds)?;
+        let count = routes.to_string();
+        let bare = Process::this(&["bare-routes", &count], &[])?;
+        let ours = Process::this(&["routes", &count], &variables)?;
+        touch(&ours, routes)?;
         let mut times = Vec::new();
         let mut series = 0;
         for _ in 0..5 {
             let asked = Instant::now();
-            let page = process.get("/metrics")?;
+            let page = ours.get("/metrics")?;
             times.push(asked.elapsed().as_secs_f64() * 1e3);
             series = page.lines().filter(|line| !line.starts_with('#')).count();
         }
-        let (cpu, resident, (_, time, _)) = (sample.cpu_us, process.resident_mib()?, spread(times));
-        println!("{routes:6}  {series:6}  {cpu:14.1}  {time:11.1}  {resident:12.1}");
-        process.stop()?;
+        let processes = vec![(Variant::Bare, bare), (Variant::Full, ours)];
+        let samples = in_turns(processes, "/r/7", options.connections, options.seconds)?;
+        let [bare, ours] = &samples[..] else { return Err("two samples are missing".into()) };
+        println!(
+            "{routes:6}  {series:6}  {:20.1}  {:4.1}  {:5.2}  {:11.1}  {:12.1}",
+            bare.cpu_us,
+            ours.cpu_us,
+            ours.cpu_us / bare.cpu_us,
+            spread(times).1,
+            ours.resident_mib
+        );
     }
 
     println!("\nrequests so far  resident MiB");
     let process = start()?;
+    let url = format!("{}{}", process.url(), Service::A.path());
     let mut requests = 0.0;
-    for _ in 0..5 {
-        let path = Service::A.path();
-        let sample = measure(&process, path, Variant::Full, options.connections, options.seconds)?;
-        requests += sample.per_second * f64::from(options.seconds + 1);
+    while requests < REQUESTS {
+        let until = requests + REQUESTS / 10.0;
+        while requests < until {
+            requests += wrk(&url, options.connections, 5)?.requests;
+        }
         println!("{requests:15.0}  {:12.1}", process.resident_mib()?);
     }
     process.stop()

@@ -13,6 +13,7 @@ mod load;
 mod process;
 mod receiver;
 mod spans;
+mod turns;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -23,11 +24,11 @@ Commands:
   compare   CPU, throughput, latency and memory of ours beside bare, in turns (the default; wrk)
   count [NAME..]  instructions and allocations per request, and with parts switched off (valgrind)
   check     instructions and allocations per request against bench/budget.txt (valgrind)
-  growth    by connections, routes and requests: CPU, memory, /metrics; start and idle (wrk)
+  growth    by connections, routes and 10 million requests: CPU, memory, /metrics; start and idle (wrk)
 
 Options:
   --rounds N        3 unless told otherwise
-  --seconds N       of load in each run, 5 unless told otherwise
+  --seconds N       of load for each variant in a round, in turns of one; 10 unless told otherwise
   --connections N   32 unless told otherwise
   --receiver URL    an OTLP/gRPC receiver to use in place of the harness's own
 ";
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         ["bare-b", url] => bare::b(url).and_then(bare::serve),
         ["receiver"] => receiver::serve(),
         ["routes", count] => growth::serve_routes(count),
+        ["bare-routes", count] => growth::bare_routes(count).and_then(bare::serve),
         ["help" | "--help" | "-h", ..] => {
             print!("{HELP}");
             Ok(())
@@ -85,7 +87,7 @@ fn run(command: &str, words: &[&str]) -> Result<()> {
 }
 
 fn options(words: &[&str]) -> Result<Options> {
-    let mut options = Options { rounds: 3, seconds: 5, connections: 32, receiver: None };
+    let mut options = Options { rounds: 3, seconds: 10, connections: 32, receiver: None };
     let mut words = words.iter();
     while let Some(option) = words.next() {
         let value = words.next().ok_or_else(|| format!("{option}: a value is missing"))?;

@@ -133,23 +133,36 @@ pub trait CallJson {
 }
 
 impl CallJson for RequestBuilder {
-    async fn call_json<T: DeserializeOwned>(self) -> Result<T, CallError> {
+    fn call_json<T: DeserializeOwned>(
+        mut self,
+    ) -> impl Future<Output = Result<T, CallError>> + Send {
         let slot = CallSlot::default();
-        let response = match self.with_extension(slot.clone()).send().await {
-            Ok(response) => response,
-            Err(error) => return Err(CallError::of_send(slot.take(), error)),
-        };
-        // The guard is there whenever our middleware is; without it there is nothing to measure.
-        let mut call = slot.take();
-        let result = decode(response).await;
-        if let Some(call) = &mut call {
-            call.finish(result.as_ref().err().map(|error| error.kind));
+        let mut extensions = std::mem::take(self.extensions());
+        extensions.insert(slot.clone());
+        // What `send` does, without moving the builder into a future of its own.
+        let (client, request) = self.build_split();
+        async move {
+            let request = request.map_err(reqwest_middleware::Error::from);
+            let sent = match request {
+                Ok(request) => client.execute_with_extensions(request, &mut extensions).await,
+                Err(error) => Err(error),
+            };
+            let mut response = match sent {
+                Ok(response) => response,
+                Err(error) => return Err(CallError::of_send(slot.take(), error)),
+            };
+            let result = decode(&mut response).await;
+            // The guard is there whenever our middleware is; without it there is nothing to measure.
+            let mut call = slot.take();
+            if let Some(call) = &mut call {
+                call.finish(result.as_ref().err().map(|error| error.kind));
+            }
+            result.map_err(|error| error.of_call(call.as_ref(), Some(response.url())))
         }
-        result.map_err(|error| error.of_call(call.as_ref()))
     }
 }
 
-async fn decode<T: DeserializeOwned>(mut response: Response) -> Result<T, CallError> {
+async fn decode<T: DeserializeOwned>(response: &mut Response) -> Result<T, CallError> {
     let status = response.status();
     if !status.is_success() {
         return Err(CallError::answered(ErrorKind::Status(status), format!("answered {status}")));
@@ -162,9 +175,11 @@ async fn decode<T: DeserializeOwned>(mut response: Response) -> Result<T, CallEr
         let kind = ErrorKind::of_reqwest(&error);
         CallError::answered(kind, chain(&error.without_url()))
     };
+    let length = response.content_length();
     // Most bodies come in one piece, which is decoded where it lies.
     let mut body = response.chunk().await.map_err(broken)?.unwrap_or_default();
-    if let Some(second) = response.chunk().await.map_err(broken)? {
+    let is_whole = length == Some(body.len() as u64);
+    if !is_whole && let Some(second) = response.chunk().await.map_err(broken)? {
         let mut whole = BytesMut::from(body);
         let mut next = Some(second);
         while let Some(chunk) = next {
@@ -212,15 +227,19 @@ impl CallError {
     fn of_send(call: Option<Call>, error: reqwest_middleware::Error) -> Self {
         let kind = ErrorKind::of_middleware(&error);
         let answered = is_garbled(&error);
+        let url = error.url().cloned();
         let details = chain(&error.without_url());
-        Self { kind, details, answered }.of_call(call.as_ref())
+        Self { kind, details, answered }.of_call(call.as_ref(), url.as_ref())
     }
 
     /// Says whom the call went to.
-    fn of_call(self, call: Option<&Call>) -> Self {
-        let details = match call {
-            Some(call) => format!("{} {}: {}", call.method.as_str(), call.url, self.details),
-            None => self.details,
+    fn of_call(self, call: Option<&Call>, url: Option<&Url>) -> Self {
+        let details = match (call, url) {
+            (Some(call), Some(url)) => {
+                let (method, url) = (call.method.as_str(), without_secrets(url));
+                format!("{method} {url}: {}", self.details)
+            }
+            _ => self.details,
         };
         Self { details, ..self }
     }
@@ -368,7 +387,6 @@ struct Call {
     peer: Arc<PeerMetrics>,
     started: Instant,
     method: Method,
-    url: String,
     cx: Context,
     /// The span ends when this is dropped.
     _span: Span,
@@ -382,14 +400,13 @@ impl Call {
         let method = Method::from(request.method());
         let (span, cx) = telemetry.client_span();
         let peer = telemetry.0.metrics.client(request.url());
-        let url = without_secrets(request.url());
         if !span.is_disabled() && cx.span().is_recording() {
             cx.span().update_name(method.span_name());
             cx.span().set_attributes([
                 KeyValue::new("http.request.method", method.as_str()),
                 KeyValue::new("server.address", Arc::clone(&peer.peer.address)),
                 KeyValue::new("server.port", i64::from(peer.peer.port)),
-                KeyValue::new("url.full", url.clone()),
+                KeyValue::new("url.full", without_secrets(request.url())),
             ]);
         }
         peer.active(method).increment(1);
@@ -399,7 +416,6 @@ impl Call {
             peer,
             started,
             method,
-            url,
             cx,
             _span: span,
             status: None,

@@ -94,21 +94,21 @@ impl Logger {
             return;
         }
         self.line(level, |line| {
-            line.plain("endpoint", access.endpoint);
-            line.word("status", if ok { "ok" } else { "error" });
+            line.plain(key!("endpoint"), access.endpoint);
+            line.word(key!("status"), if ok { "ok" } else { "error" });
             if !ok {
                 if let Some(status) = access.http_status {
-                    line.number("http_status", status.into());
+                    line.number(key!("http_status"), status.into());
                 }
                 if let Some((kind, details)) = access.failure {
-                    line.quoted("error", kind);
-                    line.quoted("complete_error", details);
+                    line.quoted(key!("error"), kind);
+                    line.quoted(key!("complete_error"), details);
                 }
             }
-            line.number("latency_ms", access.latency_ms);
-            line.word("method", access.method);
+            line.number(key!("latency_ms"), access.latency_ms);
+            line.word(key!("method"), access.method);
             if ok && let Some(status) = access.http_status {
-                line.number("http_status", status.into());
+                line.number(key!("http_status"), status.into());
             }
             line.span(access.span);
         });
@@ -135,6 +135,22 @@ impl Logger {
     }
 }
 
+/// A name and what stands around it, up to the value.
+#[derive(Clone, Copy)]
+enum Key<'a> {
+    /// One of ours, in one piece for each format.
+    Fixed { logfmt: &'static str, json: &'static str },
+    /// A field of somebody's event.
+    Named(&'a str),
+}
+
+macro_rules! key {
+    ($name:literal) => {
+        Key::Fixed { logfmt: concat!(" ", $name, "="), json: concat!(",\"", $name, "\":") }
+    };
+}
+use key;
+
 /// A line in the making. Writing to a `Vec` cannot fail, so results are passed over here.
 struct Line<'a> {
     buffer: &'a mut Vec<u8>,
@@ -157,7 +173,7 @@ impl Line<'_> {
                 self.text("\"");
             }
         }
-        self.plain("service", service);
+        self.plain(key!("service"), service);
     }
 
     fn end(&mut self) {
@@ -171,18 +187,25 @@ impl Line<'_> {
         self.buffer.extend_from_slice(text.as_bytes());
     }
 
-    fn key(&mut self, key: &str) {
-        let (before, after) = match self.format {
-            LogFormat::Logfmt => (" ", "="),
-            LogFormat::Json => (",\"", "\":"),
-        };
-        self.text(before);
-        self.text(key);
-        self.text(after);
+    fn key(&mut self, key: Key<'_>) {
+        match (key, self.format) {
+            (Key::Fixed { logfmt, .. }, LogFormat::Logfmt) => self.text(logfmt),
+            (Key::Fixed { json, .. }, LogFormat::Json) => self.text(json),
+            (Key::Named(name), LogFormat::Logfmt) => {
+                self.text(" ");
+                self.text(name);
+                self.text("=");
+            }
+            (Key::Named(name), LogFormat::Json) => {
+                self.text(",\"");
+                self.text(name);
+                self.text("\":");
+            }
+        }
     }
 
     /// A string, in quotes only where it needs them.
-    fn plain(&mut self, key: &str, value: &str) {
+    fn plain(&mut self, key: Key<'_>, value: &str) {
         if needs_quotes(value) {
             self.quoted(key, value);
         } else {
@@ -191,42 +214,43 @@ impl Line<'_> {
     }
 
     /// A string of ours that is known to need no quotes in logfmt and no escapes in JSON.
-    fn word(&mut self, key: &str, value: &str) {
+    fn word(&mut self, key: Key<'_>, value: &str) {
         self.bare(key, value.as_bytes());
     }
 
-    fn bare(&mut self, key: &str, value: &[u8]) {
+    fn bare(&mut self, key: Key<'_>, value: &[u8]) {
         self.key(key);
-        let quote = match self.format {
-            LogFormat::Logfmt => "",
-            LogFormat::Json => "\"",
-        };
-        self.text(quote);
-        self.buffer.extend_from_slice(value);
-        self.text(quote);
+        match self.format {
+            LogFormat::Logfmt => self.buffer.extend_from_slice(value),
+            LogFormat::Json => {
+                self.text("\"");
+                self.buffer.extend_from_slice(value);
+                self.text("\"");
+            }
+        }
     }
 
     /// A string, always in quotes.
-    fn quoted(&mut self, key: &str, value: &str) {
+    fn quoted(&mut self, key: Key<'_>, value: &str) {
         self.key(key);
         self.text("\"");
         escape(self.buffer, value);
         self.text("\"");
     }
 
-    fn number(&mut self, key: &str, value: u64) {
+    fn number(&mut self, key: Key<'_>, value: u64) {
         self.key(key);
         write_number(self.buffer, value);
     }
 
     fn span(&mut self, span: &SpanContext) {
         if span.is_valid() {
-            self.hex("trace_id", &span.trace_id().to_bytes());
-            self.hex("span_id", &span.span_id().to_bytes());
+            self.hex(key!("trace_id"), &span.trace_id().to_bytes());
+            self.hex(key!("span_id"), &span.span_id().to_bytes());
         }
     }
 
-    fn hex(&mut self, key: &str, bytes: &[u8]) {
+    fn hex(&mut self, key: Key<'_>, bytes: &[u8]) {
         let mut digits = [0; 32];
         let digits = &mut digits[..bytes.len() * 2];
         crate::trace_context::write_hex(digits, bytes);
@@ -360,7 +384,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LogLayer {
         };
         let span = self.ids(event, &cx);
         self.logger.line(level, |line| {
-            line.plain("target", metadata.target());
+            line.plain(key!("target"), metadata.target());
             event.record(&mut FieldVisitor { line });
             line.span(&span);
         });
@@ -372,10 +396,10 @@ struct FieldVisitor<'a, 'b> {
 }
 
 impl FieldVisitor<'_, '_> {
-    fn key(field: &Field) -> &'static str {
+    fn key(field: &Field) -> Key<'static> {
         match field.name() {
-            "message" => "msg",
-            name => name,
+            "message" => key!("msg"),
+            name => Key::Named(name),
         }
     }
 }
@@ -383,9 +407,9 @@ impl FieldVisitor<'_, '_> {
 impl Visit for FieldVisitor<'_, '_> {
     fn record_str(&mut self, field: &Field, value: &str) {
         if field.name() == "message" {
-            self.line.quoted("msg", value);
+            self.line.quoted(key!("msg"), value);
         } else {
-            self.line.plain(field.name(), value);
+            self.line.plain(Key::Named(field.name()), value);
         }
     }
 

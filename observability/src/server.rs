@@ -245,7 +245,7 @@ impl Exchange {
         let cx = if telemetry.config.otel.disabled {
             trace_context::extract(request.headers()).unwrap_or_else(fresh_trace)
         } else {
-            Span::current().context()
+            context_of_current_span()
         };
         describe(&cx, request, method, route);
         telemetry.metrics.server_active(method).increment(1);
@@ -351,6 +351,15 @@ impl Drop for Exchange {
             self.finish(Some((ErrorKind::Canceled, details)));
         }
     }
+}
+
+/// The OpenTelemetry context of the span that the trace layer has just entered. `Span::current()` would
+/// take and give back a reference to it.
+fn context_of_current_span() -> Context {
+    tracing::dispatcher::get_default(|dispatch| {
+        tracing_opentelemetry::get_otel_context(dispatch.current_span().id()?, dispatch)
+    })
+    .unwrap_or_default()
 }
 
 /// Attributes that are known from the start, by the semantic conventions for HTTP server spans.

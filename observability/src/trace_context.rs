@@ -186,12 +186,22 @@ fn format_traceparent(span: &SpanContext, flags: TraceFlags) -> [u8; 55] {
 
 /// Writes `bytes` as lower-case hex; `to` is twice as long.
 pub(crate) fn write_hex(to: &mut [u8], bytes: &[u8]) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     for (pair, byte) in to.chunks_exact_mut(2).zip(bytes) {
-        pair[0] = DIGITS[usize::from(byte >> 4)];
-        pair[1] = DIGITS[usize::from(byte & 0xf)];
+        pair.copy_from_slice(&HEX[usize::from(*byte)]);
     }
 }
+
+/// The two digits of each byte: ids are written up to three times a request.
+static HEX: [[u8; 2]; 256] = {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < pairs.len() {
+        pairs[byte] = [DIGITS[byte >> 4], DIGITS[byte & 0xf]];
+        byte += 1;
+    }
+    pairs
+};
 
 /// A list of `key=value`, over all headers in their order. One member that is not legal, or more
 /// than 32, and none is taken (section 3.3.1); of a key that comes twice the first is kept.
