@@ -9,12 +9,14 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc as std_mpsc};
 use std::thread;
 use std::time::Duration;
 
 use opentelemetry::Context;
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTracePartialSuccess, ExportTraceServiceResponse,
+};
 use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 use opentelemetry_sdk::trace::{Span, SpanData, SpanExporter, SpanProcessor};
 use tokio::runtime::Runtime;
@@ -25,8 +27,10 @@ use crate::metrics::Metrics;
 
 mod encode;
 mod grpc;
+mod http;
 
 pub(crate) use grpc::GrpcExporter;
+pub(crate) use http::HttpExporter;
 
 /// Why a span that left the queue did not arrive: the `error_type` values of
 /// [`SPANS_EXPORTED`](crate::metrics::SPANS_EXPORTED).
@@ -61,6 +65,28 @@ impl Default for BatchConfig {
     }
 }
 
+/// The spans of the last export that arrived and were not taken, and why: OTLP's partial success,
+/// which no exporter of the SDK's can return. A clone is the same place.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Rejected(Arc<Mutex<ExportTracePartialSuccess>>);
+
+impl Rejected {
+    fn put(&self, answer: ExportTraceServiceResponse) {
+        *lock(&self.0) = answer.partial_success.unwrap_or_default();
+    }
+
+    /// Of an export of so many: no more than there were, and none where a receiver says less than none.
+    fn take(&self, size: u64) -> (u64, String) {
+        let mut said = std::mem::take(&mut *lock(&self.0));
+        said.error_message.truncate(said.error_message.floor_char_boundary(1024));
+        (u64::try_from(said.rejected_spans).unwrap_or(0).min(size), said.error_message)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The queue's end that spans go into. A clone is the same queue.
 #[derive(Clone)]
 pub(crate) struct Exporter {
@@ -88,11 +114,11 @@ enum Command {
 }
 
 impl Exporter {
-    /// Starts the thread. `runtime` is the one the exporter was built in; `rejected` is where it
-    /// counts the spans of a batch that arrived and were not taken.
+    /// Starts the thread. `runtime` is the one the exporter was built in; `rejected` is where it puts
+    /// what arrived and was not taken.
     pub(crate) fn start(
         exporter: impl SpanExporter + 'static,
-        rejected: Arc<AtomicU64>,
+        rejected: Rejected,
         runtime: Runtime,
         config: BatchConfig,
         metrics: Arc<Metrics>,
@@ -196,14 +222,14 @@ impl Shared {
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.queue)
     }
 }
 
 struct Worker<E> {
     shared: Arc<Shared>,
     exporter: E,
-    rejected: Arc<AtomicU64>,
+    rejected: Rejected,
     stop_by: watch::Receiver<Option<Instant>>,
     complained: Option<Instant>,
     /// The last thing that was said is that it fails.
@@ -262,32 +288,27 @@ impl<E: SpanExporter> Worker<E> {
             },
             () = past(&mut self.stop_by) => Err(("shutdown", "the service stopped first".to_owned())),
         };
-        match result {
+        let (lost, reason, details) = match result {
             Ok(()) => {
-                let rejected = self.rejected.swap(0, Ordering::Relaxed).min(size);
-                spans.exported(size - rejected);
-                if rejected > 0 {
-                    spans.failed(rejected, "rejected");
-                    tracing::warn!(spans = rejected, "the receiver rejected spans");
-                }
-                if std::mem::take(&mut self.failing) {
-                    tracing::info!("spans are exported again");
-                }
+                let (rejected, why) = self.rejected.take(size);
+                (rejected, "rejected", why)
             }
-            Err((reason, details)) => {
-                spans.failed(size, reason);
-                // One line for a backend that is away, however long it stays away.
-                let is_quiet = self.complained.is_some_and(|at| at.elapsed() < QUIET);
-                if !self.failing && !is_quiet {
-                    self.failing = true;
-                    self.complained = Some(Instant::now());
-                    tracing::warn!(
-                        reason,
-                        details,
-                        "spans cannot be exported and are lost until they can"
-                    );
-                }
+            Err((reason, details)) => (size, reason, details),
+        };
+        spans.exported(size - lost);
+        if lost == 0 {
+            if std::mem::take(&mut self.failing) {
+                tracing::info!("spans are exported again");
             }
+            return;
+        }
+        spans.failed(lost, reason);
+        // One line for a backend that is away, however long it stays away.
+        let is_quiet = self.complained.is_some_and(|at| at.elapsed() < QUIET);
+        if !self.failing && !is_quiet {
+            self.failing = true;
+            self.complained = Some(Instant::now());
+            tracing::warn!(reason, details, "spans cannot be exported and are lost until they can");
         }
     }
 }

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use opentelemetry::trace::{SpanContext, TracerProvider as _};
-use opentelemetry_otlp::{SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider, SpanExporter as _};
 use tracing::Subscriber;
@@ -22,7 +21,7 @@ use tracing_subscriber::{Layer, Registry};
 use crate::client::ClientBuilder;
 use crate::config::Config;
 use crate::exit::Exit;
-use crate::export::{Exporter, GrpcExporter};
+use crate::export::{Exporter, GrpcExporter, HttpExporter, Rejected};
 use crate::log::{LogLayer, Logger, Sink};
 use crate::metrics::Metrics;
 use crate::otel::{OtlpConfig, Protocol};
@@ -231,22 +230,17 @@ fn start_exporter(
     let batch = config.otel.batch.clone();
     // Our own limit around each export comes first and names the reason; this one is the net below.
     let timeout = batch.export_timeout + Duration::from_secs(1);
-    let (metrics, rejected) = (Arc::clone(metrics), Arc::default());
+    let (metrics, rejected) = (Arc::clone(metrics), Rejected::default());
     let in_its_own_runtime = runtime.enter();
     match otlp.protocol {
         Protocol::Grpc => {
-            let mut exporter = GrpcExporter::new(&otlp.endpoint, timeout, Arc::clone(&rejected))?;
+            let mut exporter = GrpcExporter::new(&otlp.endpoint, timeout, rejected.clone())?;
             exporter.set_resource(resource);
             drop(in_its_own_runtime);
             Ok(Exporter::start(exporter, rejected, runtime, batch, metrics)?)
         }
         Protocol::HttpProtobuf => {
-            let mut exporter = SpanExporter::builder()
-                .with_http()
-                .with_http_client(reqwest::Client::new())
-                .with_endpoint(&otlp.endpoint)
-                .with_timeout(timeout)
-                .build()?;
+            let mut exporter = HttpExporter::new(&otlp.endpoint, timeout, rejected.clone())?;
             exporter.set_resource(resource);
             drop(in_its_own_runtime);
             Ok(Exporter::start(exporter, rejected, runtime, batch, metrics)?)

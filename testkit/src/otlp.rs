@@ -16,7 +16,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
 };
 use opentelemetry_proto::tonic::collector::trace::v1::{
-    ExportTraceServiceRequest, ExportTraceServiceResponse,
+    ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
@@ -43,7 +43,7 @@ pub struct Export {
     pub protocol: Protocol,
     /// The headers, or gRPC's metadata.
     pub headers: BTreeMap<String, String>,
-    /// What.
+    /// What, but for the spans that were [rejected](Manner::Reject).
     pub spans: Vec<Span>,
 }
 
@@ -88,6 +88,8 @@ pub enum Manner {
     Take,
     /// It takes it, after this while.
     TakeAfter(Duration),
+    /// It takes it but for so many of its spans, which is what it says whatever it was sent.
+    Reject(i64),
     /// It refuses it, with a status of gRPC's or of HTTP's.
     Refuse {
         /// Such as 14, `UNAVAILABLE`.
@@ -207,13 +209,20 @@ struct Inbox {
 }
 
 impl Inbox {
-    /// Waits where that is its manner, and says whether the export is taken or how it is refused.
-    async fn receive(&self) -> Result<(), (i32, u16)> {
+    /// Waits where that is its manner, and says what is answered or how the export is refused.
+    async fn receive(&self) -> Result<ExportTraceServiceResponse, (i32, u16)> {
+        let mut answer = ExportTraceServiceResponse::default();
         let delay = {
             let mut manner = self.manner.lock().unwrap_or_else(PoisonError::into_inner);
             match *manner {
                 Manner::Take => Duration::ZERO,
                 Manner::TakeAfter(delay) => delay,
+                Manner::Reject(rejected_spans) => {
+                    let error_message = "not these".to_owned();
+                    answer.partial_success =
+                        Some(ExportTracePartialSuccess { rejected_spans, error_message });
+                    Duration::ZERO
+                }
                 Manner::Refuse { grpc, http } => return Err((grpc, http)),
                 Manner::Alternate { refuse } => {
                     *manner = Manner::Alternate { refuse: !refuse };
@@ -225,7 +234,7 @@ impl Inbox {
             }
         };
         tokio::time::sleep(delay).await;
-        Ok(())
+        Ok(answer)
     }
 
     fn take(
@@ -233,13 +242,16 @@ impl Inbox {
         protocol: Protocol,
         headers: BTreeMap<String, String>,
         request: ExportTraceServiceRequest,
+        answer: &ExportTraceServiceResponse,
     ) {
         let spans = request.resource_spans.into_iter().flat_map(|of_resource| {
             let resource = of_resource.resource.unwrap_or_default().attributes;
             let spans = of_resource.scope_spans.into_iter().flat_map(|of_scope| of_scope.spans);
             spans.map(move |span| read(span, &resource)).collect::<Vec<_>>()
         });
-        self.exports.push(Export { protocol, headers, spans: spans.collect() });
+        let rejected = answer.partial_success.as_ref().map_or(0, |partial| partial.rejected_spans);
+        let spans = spans.skip(usize::try_from(rejected).unwrap_or(0)).collect();
+        self.exports.push(Export { protocol, headers, spans });
     }
 }
 
@@ -262,10 +274,11 @@ impl TraceService for Inbox {
         &self,
         request: tonic::Request<ExportTraceServiceRequest>,
     ) -> Result<tonic::Response<ExportTraceServiceResponse>, tonic::Status> {
-        self.receive().await.map_err(|(code, _)| tonic::Status::new(code.into(), "refused"))?;
+        let refused = |(code, _): (i32, _)| tonic::Status::new(code.into(), "refused");
+        let answer = self.receive().await.map_err(refused)?;
         let headers = text_headers(&request.metadata().clone().into_headers());
-        self.take(Protocol::Grpc, headers, request.into_inner());
-        Ok(tonic::Response::new(ExportTraceServiceResponse::default()))
+        self.take(Protocol::Grpc, headers, request.into_inner(), &answer);
+        Ok(tonic::Response::new(answer))
     }
 }
 
@@ -275,24 +288,23 @@ async fn serve_http(listener: std::net::TcpListener, inbox: Inbox) {
     axum::serve(listener, router).await.expect("serve OTLP over HTTP");
 }
 
-async fn export_http(State(inbox): State<Inbox>, headers: HeaderMap, body: Bytes) -> StatusCode {
-    if let Err((_, status)) = inbox.receive().await {
-        return StatusCode::from_u16(status).unwrap();
-    }
+async fn export_http(
+    State(inbox): State<Inbox>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Vec<u8>, StatusCode> {
+    let refused = |(_, status)| StatusCode::from_u16(status).unwrap();
+    let answer = inbox.receive().await.map_err(refused)?;
     let mut bytes = body.to_vec();
     if headers.get("content-encoding").is_some_and(|encoding| encoding == "gzip") {
         bytes.clear();
-        if flate2::read::GzDecoder::new(&*body).read_to_end(&mut bytes).is_err() {
-            return StatusCode::BAD_REQUEST;
-        }
+        let unpacked = flate2::read::GzDecoder::new(&*body).read_to_end(&mut bytes);
+        unpacked.map_err(|_| StatusCode::BAD_REQUEST)?;
     }
-    match ExportTraceServiceRequest::decode(&*bytes) {
-        Ok(request) => {
-            inbox.take(Protocol::HttpProtobuf, text_headers(&headers), request);
-            StatusCode::OK
-        }
-        Err(_) => StatusCode::BAD_REQUEST,
-    }
+    let request = ExportTraceServiceRequest::decode(&*bytes);
+    let request = request.map_err(|_| StatusCode::BAD_REQUEST)?;
+    inbox.take(Protocol::HttpProtobuf, text_headers(&headers), request, &answer);
+    Ok(answer.encode_to_vec())
 }
 
 fn text_headers(headers: &HeaderMap) -> BTreeMap<String, String> {

@@ -73,8 +73,17 @@ fn lines(service: &Process, msg: &str) -> usize {
     service.log().iter().filter(|line| line.get("msg") == Some(msg)).count()
 }
 
-/// How a backend may fail, where that is, and what keeps it that way.
-fn failures(protocol: Protocol) -> Vec<(&'static str, String, Box<dyn Any>)> {
+/// A way for a backend to fail.
+struct Failure {
+    case: &'static str,
+    /// Why its spans are lost, where that is no matter of how soon the next try comes.
+    reason: Option<&'static str>,
+    endpoint: String,
+    /// What keeps it that way.
+    _guard: Box<dyn Any>,
+}
+
+fn failures(protocol: Protocol) -> Vec<Failure> {
     let fake = |reply| {
         let fake = FakeServer::start(reply);
         (fake.url(), Box::new(fake) as Box<dyn Any>)
@@ -86,26 +95,36 @@ fn failures(protocol: Protocol) -> Vec<(&'static str, String, Box<dyn Any>)> {
     };
     let refusing = ReservedPort::take();
     let (absent, sockets) = full_listener();
-    let (hanging, closing, garbled) = (
+    let (hanging, closing, garbled, page, endless) = (
         fake(Reply::Silence(Vec::new())),
         fake(Reply::Close(Vec::new())),
         fake(Reply::Close(b"what?\r\n\r\n".to_vec())),
+        // Not what was asked, and with a good status: somebody stands in between.
+        fake(Reply::Close(b"HTTP/1.1 200 OK\r\n\r\n<html>Sign in</html>".to_vec())),
+        fake(Reply::Flood(b"HTTP/1.1 200 OK\r\n\r\n".to_vec())),
     );
     let unavailable = receiver(Manner::Refuse { grpc: 14, http: 503 });
     let invalid = receiver(Manner::Refuse { grpc: 3, http: 400 });
     let slow = receiver(Manner::TakeAfter(Duration::from_millis(100)));
     let too_slow = receiver(Manner::TakeAfter(Duration::from_secs(60)));
-    vec![
-        ("absent", format!("http://{absent}"), Box::new(sockets)),
-        ("refusing", format!("http://{}", refusing.address()), Box::new(refusing)),
-        ("hanging", hanging.0, hanging.1),
-        ("closing", closing.0, closing.1),
-        ("garbled", garbled.0, garbled.1),
-        ("unavailable", unavailable.0, unavailable.1),
-        ("invalid", invalid.0, invalid.1),
-        ("slow", slow.0, slow.1),
-        ("too slow", too_slow.0, too_slow.1),
+    let absent = (format!("http://{absent}"), Box::new(sockets) as Box<dyn Any>);
+    let refusing = (format!("http://{}", refusing.address()), Box::new(refusing) as Box<dyn Any>);
+    let (timeout, failed) = (Some("timeout"), Some("failed"));
+    [
+        ("absent", timeout, absent),
+        ("refusing", None, refusing),
+        ("hanging", timeout, hanging),
+        ("closing", None, closing),
+        ("garbled", None, garbled),
+        ("a page", None, page),
+        ("endless", None, endless),
+        ("unavailable", None, unavailable),
+        ("invalid", failed, invalid),
+        ("slow", None, slow),
+        ("too slow", timeout, too_slow),
     ]
+    .map(|(case, reason, (endpoint, _guard))| Failure { case, reason, endpoint, _guard })
+    .into()
 }
 
 fn nobody_notices(protocol: Protocol) {
@@ -121,7 +140,7 @@ fn nobody_notices(protocol: Protocol) {
         assert_eq!(backend.spans().len(), REQUESTS);
         latency
     };
-    for (case, endpoint, _guard) in failures(protocol) {
+    for Failure { case, reason, endpoint, _guard } in failures(protocol) {
         let service = small(protocol).set("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint).serve();
         let latency = p99(latencies(service.address(), "/echo?msg=hello", REQUESTS));
         // Whoever waited for an export would wait 200 ms, the time-out set above.
@@ -135,6 +154,10 @@ fn nobody_notices(protocol: Protocol) {
         );
         if case != "slow" {
             assert_eq!(lost(&page), REQUESTS as f64, "{case}");
+        }
+        if let Some(reason) = reason {
+            let lost = |labels| page.sum("otel_sdk_exporter_span_exported_total", labels);
+            assert_eq!(lost(&[("error_type", reason)]), lost(&[]), "{case}: {page:#?}");
         }
         assert_eq!(service.stop().code, Some(0), "{case}");
         let complaints = lines(&service, COMPLAINT);
@@ -154,6 +177,50 @@ fn nobody_notices_a_grpc_backend_that_fails_and_every_span_is_accounted_for() {
 #[test]
 fn nobody_notices_an_http_backend_that_fails_and_every_span_is_accounted_for() {
     nobody_notices(Protocol::HttpProtobuf);
+}
+
+#[test]
+fn spans_that_a_backend_rejects_are_counted_as_rejected_and_said_once() {
+    for protocol in [Protocol::Grpc, Protocol::HttpProtobuf] {
+        // One of each export, more than there can be, and less than none.
+        for rejects in [1, i64::MAX, -1] {
+            let backend = Receiver::start();
+            backend.behave(Manner::Reject(rejects));
+            let service = small(protocol)
+                .set("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint(&backend, protocol))
+                .set("OTEL_BSP_MAX_QUEUE_SIZE", "2048")
+                .set("OTEL_BSP_EXPORT_TIMEOUT", "10000")
+                .serve();
+            latencies(service.address(), "/echo?msg=hello", REQUESTS);
+            let page = settled(&service, REQUESTS);
+            let case = format!("{} {rejects}", name(protocol));
+            let rejected =
+                page.sum("otel_sdk_exporter_span_exported_total", &[("error_type", "rejected")]);
+            let exports = backend.exports().len();
+            assert!(exports > 1, "{case}");
+            let expected = match rejects {
+                1 => exports,
+                -1 => 0,
+                _ => REQUESTS,
+            };
+            assert_eq!((rejected, lost(&page)), (expected as f64, expected as f64), "{case}");
+            assert_eq!(exported(&page), backend.spans().len() as f64, "{case}");
+
+            assert_eq!(service.stop().code, Some(0), "{case}");
+            let log = service.log();
+            let warnings: Vec<_> =
+                log.iter().filter(|line| line.get("level") == Some("warn")).collect();
+            if expected == 0 {
+                assert!(warnings.is_empty(), "{case}: {warnings:#?}");
+                continue;
+            }
+            let [complaint, last] = warnings[..] else { panic!("{case}: {warnings:#?}") };
+            assert_eq!(&complaint["msg"], COMPLAINT, "{case}");
+            assert_eq!((&complaint["reason"], &complaint["details"]), ("rejected", "not these"));
+            assert_eq!(&last["msg"], "spans were lost", "{case}");
+            assert_eq!(last["spans"], expected.to_string(), "{case}");
+        }
+    }
 }
 
 #[test]

@@ -5,8 +5,6 @@
 use std::env;
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes};
@@ -29,7 +27,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Extensions, Request, Status};
 use tonic_types::StatusExt;
 
-use super::encode;
+use super::{Rejected, encode};
 
 const EXPORT: PathAndQuery =
     PathAndQuery::from_static("/opentelemetry.proto.collector.trace.v1.TraceService/Export");
@@ -43,15 +41,15 @@ pub(crate) struct GrpcExporter {
     client: Grpc<Channel>,
     metadata: MetadataMap,
     resource: Vec<u8>,
-    rejected: Arc<AtomicU64>,
+    rejected: Rejected,
 }
 
 impl GrpcExporter {
-    /// To be called within a runtime. `rejected` counts the spans that the receiver did not take.
+    /// To be called within a runtime. `rejected` is told what the receiver did not take.
     pub(crate) fn new(
         endpoint: &str,
         timeout: Duration,
-        rejected: Arc<AtomicU64>,
+        rejected: Rejected,
     ) -> Result<Self, Box<dyn std::error::Error>> {
         let endpoint = Endpoint::from_shared(endpoint.to_owned())?
             .user_agent(concat!("observability/", env!("CARGO_PKG_VERSION")))?
@@ -98,10 +96,8 @@ impl SpanExporter for GrpcExporter {
         let mut pauses = RETRY_PAUSES.into_iter();
         loop {
             let status = match self.send(request.clone()).await {
-                Ok(response) => {
-                    let rejected = response.partial_success.map(|partial| partial.rejected_spans);
-                    let rejected = u64::try_from(rejected.unwrap_or_default()).unwrap_or_default();
-                    self.rejected.fetch_add(rejected, Ordering::Relaxed);
+                Ok(answer) => {
+                    self.rejected.put(answer);
                     return Ok(());
                 }
                 Err(status) => status,
