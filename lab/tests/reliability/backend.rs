@@ -1,13 +1,15 @@
 //! The telemetry backend fails, and nobody but the operator notices.
 
 use std::any::Any;
-use std::time::Duration;
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use testkit::otlp::{Manner, Protocol, Receiver};
 use testkit::prometheus::Page;
 use testkit::{FakeServer, Launch, Process, Reply, ReservedPort, full_listener};
 
-use crate::support::{latencies, p99, service_a};
+use crate::support::{latencies, p99, service_a, wait_until};
 
 const COMPLAINT: &str = "spans cannot be exported and are lost until they can";
 const ALL_IS_WELL: &str = "spans are exported again";
@@ -221,6 +223,36 @@ fn spans_that_a_backend_rejects_are_counted_as_rejected_and_said_once() {
             assert_eq!(last["spans"], expected.to_string(), "{case}");
         }
     }
+}
+
+#[test]
+fn a_connection_that_is_not_made_is_given_up_and_tried_anew() {
+    for protocol in [Protocol::Grpc, Protocol::HttpProtobuf] {
+        let (absent, _sockets) = full_listener();
+        let mut known = connecting(absent);
+        let service =
+            small(protocol).set("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{absent}")).serve();
+        let begun = Instant::now();
+        // The system itself would go on with the first one for two minutes, at ever longer intervals.
+        for one in ["a first try", "a second try"] {
+            wait_until(one, || {
+                assert_eq!(service.get("/echo").status, 200);
+                !connecting(absent).is_subset(&known)
+            });
+            known.append(&mut connecting(absent));
+            println!("{}: {one} after {:.1?}", name(protocol), begun.elapsed());
+        }
+    }
+}
+
+/// The local ends of the connections to there that are neither made nor refused.
+fn connecting(to: SocketAddr) -> BTreeSet<String> {
+    const SYN_SENT: &str = "02";
+    let SocketAddr::V4(to) = to else { panic!("{to}: expected IPv4") };
+    let to = format!("{:08X}:{:04X}", u32::from_ne_bytes(to.ip().octets()), to.port());
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    rows.filter(|row| row[2] == to && row[3] == SYN_SENT).map(|row| row[1].to_owned()).collect()
 }
 
 #[test]

@@ -53,7 +53,9 @@ impl GrpcExporter {
     ) -> Result<Self, Box<dyn std::error::Error>> {
         let endpoint = Endpoint::from_shared(endpoint.to_owned())?
             .user_agent(concat!("observability/", env!("CARGO_PKG_VERSION")))?
-            .timeout(timeout);
+            .timeout(timeout)
+            // An export that is given up leaves its connection to the channel, which waits for it.
+            .connect_timeout(timeout);
         #[cfg(feature = "tls")]
         let endpoint = if endpoint.uri().scheme_str() == Some("https") {
             endpoint.tls_config(tonic::transport::ClientTlsConfig::new().with_enabled_roots())?

@@ -170,9 +170,20 @@ fn connections_without_a_request_do_not_keep_it_from_stopping() {
 #[test]
 fn a_backend_that_hangs_does_not_keep_it_from_stopping() {
     let backend = testkit::FakeServer::start(testkit::Reply::Silence(Vec::new()));
+    does_not_keep_it_from_stopping(&backend.url());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_backend_that_drops_packets_does_not_keep_it_from_stopping() {
+    let (backend, _sockets) = testkit::full_listener();
+    does_not_keep_it_from_stopping(&format!("http://{backend}"));
+}
+
+fn does_not_keep_it_from_stopping(backend: &str) {
     for protocol in ["grpc", "http/protobuf"] {
         let service = service_a()
-            .set("OTEL_EXPORTER_OTLP_ENDPOINT", backend.url())
+            .set("OTEL_EXPORTER_OTLP_ENDPOINT", backend)
             .set("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
             .set("OTEL_EXPORTER_OTLP_TIMEOUT", NEVER)
             .set("OTEL_BSP_EXPORT_TIMEOUT", NEVER)
