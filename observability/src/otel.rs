@@ -3,7 +3,7 @@
 //! Source: OpenTelemetry specification, "Environment Variable Specification" and "OpenTelemetry
 //! Protocol Exporter". As it asks, an unknown or malformed value is warned of and the default holds;
 //! only an endpoint that is no URL is refused, since nothing could ever be sent there.
-//! `OTEL_EXPORTER_OTLP_HEADERS` and `_COMPRESSION` are read by `opentelemetry-otlp` itself.
+//! What `OTEL_EXPORTER_OTLP_HEADERS` and `_COMPRESSION` say is read by the exporters themselves.
 
 use std::fmt;
 use std::str::FromStr;
@@ -112,6 +112,11 @@ fn read_otlp(reader: &mut Reader, warnings: &mut Vec<String>) -> Option<OtlpConf
     let protocol = ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"]
         .into_iter()
         .find_map(|variable| read_or_warn(reader, warnings, variable));
+    for variable in ["OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION"] {
+        if reader.text(variable).is_some_and(|text| !matches!(text.as_str(), "gzip" | "none")) {
+            warnings.push(format!("{variable}: expected gzip or none; none holds"));
+        }
+    }
     let of_signal = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
     let of_all = "OTEL_EXPORTER_OTLP_ENDPOINT";
     let (variable, endpoint) = match reader.text(of_signal) {
@@ -337,11 +342,12 @@ mod tests {
             ("OTEL_SDK_DISABLED", "perhaps"),
             ("OTEL_TRACES_EXPORTER", "zipkin"),
             ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "brotli"),
         ]);
         assert_eq!(config.batch.max_queue_size, 2048);
         assert_eq!(config.batch.schedule_delay, Duration::from_millis(250));
         assert!(!config.disabled);
-        assert_eq!(config.warnings.len(), 4, "{:?}", config.warnings);
+        assert_eq!(config.warnings.len(), 5, "{:?}", config.warnings);
     }
 
     #[test]

@@ -64,10 +64,9 @@ impl GrpcExporter {
         };
         let mut client = Grpc::new(endpoint.connect_lazy());
         let of = |ours: &str, all: &str| env::var(ours).or_else(|_| env::var(all)).ok();
-        match of(OTEL_EXPORTER_OTLP_TRACES_COMPRESSION, OTEL_EXPORTER_OTLP_COMPRESSION).as_deref() {
-            None | Some("" | "none") => {}
-            Some("gzip") => client = client.send_compressed(CompressionEncoding::Gzip),
-            Some(other) => return Err(format!("compression {other}: expected gzip or none").into()),
+        let compression = of(OTEL_EXPORTER_OTLP_TRACES_COMPRESSION, OTEL_EXPORTER_OTLP_COMPRESSION);
+        if compression.as_deref() == Some("gzip") {
+            client = client.send_compressed(CompressionEncoding::Gzip);
         }
         let headers = of(OTEL_EXPORTER_OTLP_TRACES_HEADERS, OTEL_EXPORTER_OTLP_HEADERS);
         let metadata = MetadataMap::from_headers(read_headers(&headers.unwrap_or_default()));

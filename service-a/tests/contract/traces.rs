@@ -192,6 +192,22 @@ fn spans_say_which_service_they_are_of() {
 }
 
 #[test]
+fn an_unknown_compression_is_warned_of_and_none_holds() {
+    for protocol in [Protocol::Grpc, Protocol::HttpProtobuf] {
+        let backend = Receiver::start();
+        let service = service_a()
+            .set_all(backend.variables(protocol))
+            .set("OTEL_EXPORTER_OTLP_COMPRESSION", "brotli")
+            .serve();
+        backend.wait_for_trace(service.get("/echo").trace_id(), 1);
+        service.wait_for_line("the warning", |line| {
+            line.get("level") == Some("warn")
+                && line.get("msg").is_some_and(|msg| msg.contains("OTEL_EXPORTER_OTLP_COMPRESSION"))
+        });
+    }
+}
+
+#[test]
 fn spans_are_sent_as_the_variables_say() {
     for (protocol, encoding_header) in
         [(Protocol::Grpc, "grpc-encoding"), (Protocol::HttpProtobuf, "content-encoding")]
