@@ -2,7 +2,8 @@
 //!
 //! Source: OpenTelemetry specification, "Environment Variable Specification" and "OpenTelemetry
 //! Protocol Exporter". As it asks, an unknown or malformed value is warned of and the default holds;
-//! only an endpoint that is no URL is refused, since nothing could ever be sent there.
+//! only an endpoint that is no URL and a certificate file that holds none are refused, since nothing
+//! could ever be sent there.
 //! What `OTEL_EXPORTER_OTLP_HEADERS` and `_COMPRESSION` say is read by the exporters themselves.
 
 use std::fmt;
@@ -40,6 +41,9 @@ pub struct OtlpConfig {
     pub endpoint: String,
     /// `OTEL_EXPORTER_OTLP_PROTOCOL`.
     pub protocol: Protocol,
+    /// What `OTEL_EXPORTER_OTLP_CERTIFICATE` names: the certificates, in PEM, that are trusted in
+    /// place of the system's. Only where TLS is spoken.
+    pub certificates: Option<Vec<u8>>,
 }
 
 /// An encoding and transport of OTLP.
@@ -134,6 +138,10 @@ fn read_otlp(reader: &mut Reader, warnings: &mut Vec<String>) -> Option<OtlpConf
         reader.variable_problem(variable, "https needs a build with the feature `tls`");
         return None;
     }
+    #[cfg(not(feature = "tls"))]
+    let certificates = None;
+    #[cfg(feature = "tls")]
+    let certificates = if url.scheme() == "https" { read_certificates(reader) } else { None };
     let endpoint = if url.username().is_empty() && url.password().is_none() {
         endpoint
     } else {
@@ -156,7 +164,23 @@ fn read_otlp(reader: &mut Reader, warnings: &mut Vec<String>) -> Option<OtlpConf
         }
         _ => endpoint,
     };
-    Some(OtlpConfig { endpoint, protocol })
+    Some(OtlpConfig { endpoint, protocol, certificates })
+}
+
+#[cfg(feature = "tls")]
+fn read_certificates(reader: &mut Reader) -> Option<Vec<u8>> {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
+
+    let variables = ["OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "OTEL_EXPORTER_OTLP_CERTIFICATE"];
+    let (variable, path) =
+        variables.into_iter().find_map(|variable| Some((variable, reader.text(variable)?)))?;
+    match std::fs::read(path) {
+        Ok(pem) if CertificateDer::from_pem_slice(&pem).is_ok() => return Some(pem),
+        Ok(_) => reader.variable_problem(variable, "expected a file with certificates in PEM"),
+        Err(error) => reader.variable_problem(variable, &format!("cannot be read: {error}")),
+    }
+    None
 }
 
 fn read_sampler(reader: &mut Reader, warnings: &mut Vec<String>) -> Sampler {
@@ -293,7 +317,7 @@ mod tests {
         for (pairs, protocol, endpoint) in cases {
             assert_eq!(
                 otlp(pairs),
-                OtlpConfig { endpoint: endpoint.to_owned(), protocol },
+                OtlpConfig { endpoint: endpoint.to_owned(), protocol, certificates: None },
                 "{pairs:?}"
             );
         }

@@ -11,6 +11,7 @@ use axum::Router;
 use opentelemetry::trace::{SpanContext, TracerProvider as _};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider, SpanExporter as _};
+use tokio::runtime::Runtime;
 use tracing::Subscriber;
 use tracing_opentelemetry::OpenTelemetryLayer;
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -20,6 +21,7 @@ use tracing_subscriber::{Layer, Registry};
 
 use crate::client::ClientBuilder;
 use crate::config::Config;
+use crate::error_kind::chain;
 use crate::exit::Exit;
 use crate::export::{Exporter, GrpcExporter, HttpExporter, Rejected};
 use crate::log::{LogLayer, Logger, Sink};
@@ -90,7 +92,7 @@ impl Telemetry {
         let exporter = match &config.otel.otlp {
             Some(otlp) if !config.otel.disabled => {
                 let exporter = start_exporter(otlp, config, &resource, &metrics)
-                    .map_err(|error| failed("traces", &error))?;
+                    .map_err(|error| failed("traces", &chain(error.as_ref())))?;
                 Some(exporter)
             }
             _ => None,
@@ -231,19 +233,35 @@ fn start_exporter(
     // Our own limit around each export comes first and names the reason; this one is the net below.
     let timeout = batch.export_timeout + Duration::from_secs(1);
     let (metrics, rejected) = (Arc::clone(metrics), Rejected::default());
-    let in_its_own_runtime = runtime.enter();
     match otlp.protocol {
         Protocol::Grpc => {
-            let mut exporter = GrpcExporter::new(&otlp.endpoint, timeout, rejected.clone())?;
+            let build = || GrpcExporter::new(otlp, timeout, rejected.clone());
+            let (runtime, mut exporter) = build_within(runtime, build)?;
             exporter.set_resource(resource);
-            drop(in_its_own_runtime);
             Ok(Exporter::start(exporter, rejected, runtime, batch, metrics)?)
         }
         Protocol::HttpProtobuf => {
-            let mut exporter = HttpExporter::new(&otlp.endpoint, timeout, rejected.clone())?;
+            let build = || HttpExporter::new(otlp, timeout, rejected.clone());
+            let (runtime, mut exporter) = build_within(runtime, build)?;
             exporter.set_resource(resource);
-            drop(in_its_own_runtime);
             Ok(Exporter::start(exporter, rejected, runtime, batch, metrics)?)
+        }
+    }
+}
+
+/// A runtime may not simply be dropped on a thread where another one runs, as the service's does here.
+fn build_within<T, E>(
+    runtime: Runtime,
+    build: impl FnOnce() -> Result<T, E>,
+) -> Result<(Runtime, T), E> {
+    let entered = runtime.enter();
+    let built = build();
+    drop(entered);
+    match built {
+        Ok(built) => Ok((runtime, built)),
+        Err(error) => {
+            runtime.shutdown_background();
+            Err(error)
         }
     }
 }

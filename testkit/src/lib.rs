@@ -32,6 +32,8 @@ pub mod network;
 pub mod otlp;
 mod process;
 pub mod prometheus;
+#[cfg(feature = "tls")]
+mod tls;
 
 pub use board::Board;
 #[cfg(target_os = "linux")]
@@ -39,6 +41,8 @@ pub use fake_server::full_listener;
 pub use fake_server::{FakeServer, Received, Reply, ReservedPort};
 pub use logfmt::LogLine;
 pub use process::{Exit, Launch, Process, Stdout};
+#[cfg(feature = "tls")]
+pub use tls::TlsFront;
 
 /// How long anything is waited for before the test fails. Long, since only a failing test waits that
 /// long, and a loaded machine is no failure.

@@ -151,14 +151,22 @@ impl Receiver {
         receiver
     }
 
+    /// Where it takes this protocol.
+    pub fn address(&self, protocol: Protocol) -> SocketAddr {
+        match protocol {
+            Protocol::Grpc => self.grpc,
+            Protocol::HttpProtobuf => self.http,
+        }
+    }
+
     /// The variables that send a service's spans here, without delay.
     pub fn variables(&self, protocol: Protocol) -> [(&'static str, String); 3] {
-        let (name, address) = match protocol {
-            Protocol::Grpc => ("grpc", self.grpc),
-            Protocol::HttpProtobuf => ("http/protobuf", self.http),
+        let name = match protocol {
+            Protocol::Grpc => "grpc",
+            Protocol::HttpProtobuf => "http/protobuf",
         };
         [
-            ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{address}")),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", self.address(protocol))),
             ("OTEL_EXPORTER_OTLP_PROTOCOL", name.to_owned()),
             ("OTEL_BSP_SCHEDULE_DELAY", "10".to_owned()),
         ]

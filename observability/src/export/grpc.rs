@@ -28,6 +28,7 @@ use tonic::{Code, Extensions, Request, Status};
 use tonic_types::StatusExt;
 
 use super::{Rejected, encode};
+use crate::otel::OtlpConfig;
 
 const EXPORT: PathAndQuery =
     PathAndQuery::from_static("/opentelemetry.proto.collector.trace.v1.TraceService/Export");
@@ -47,18 +48,22 @@ pub(crate) struct GrpcExporter {
 impl GrpcExporter {
     /// To be called within a runtime. `rejected` is told what the receiver did not take.
     pub(crate) fn new(
-        endpoint: &str,
+        otlp: &OtlpConfig,
         timeout: Duration,
         rejected: Rejected,
     ) -> Result<Self, Box<dyn std::error::Error>> {
-        let endpoint = Endpoint::from_shared(endpoint.to_owned())?
+        let endpoint = Endpoint::from_shared(otlp.endpoint.clone())?
             .user_agent(concat!("observability/", env!("CARGO_PKG_VERSION")))?
             .timeout(timeout)
             // An export that is given up leaves its connection to the channel, which waits for it.
             .connect_timeout(timeout);
         #[cfg(feature = "tls")]
         let endpoint = if endpoint.uri().scheme_str() == Some("https") {
-            endpoint.tls_config(tonic::transport::ClientTlsConfig::new().with_enabled_roots())?
+            let tls = tonic::transport::ClientTlsConfig::new();
+            endpoint.tls_config(match &otlp.certificates {
+                Some(pem) => tls.ca_certificate(tonic::transport::Certificate::from_pem(pem)),
+                None => tls.with_enabled_roots(),
+            })?
         } else {
             endpoint
         };

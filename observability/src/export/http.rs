@@ -23,6 +23,7 @@ use prost::Message;
 
 use super::{Rejected, lock};
 use crate::error_kind::chain;
+use crate::otel::OtlpConfig;
 
 /// Sends spans to an OTLP receiver.
 #[derive(Debug)]
@@ -37,17 +38,25 @@ type Problem = Arc<Mutex<Option<String>>>;
 impl HttpExporter {
     /// To be called within a runtime. `rejected` is told what the receiver did not take.
     pub(crate) fn new(
-        endpoint: &str,
+        otlp: &OtlpConfig,
         timeout: Duration,
         rejected: Rejected,
     ) -> Result<Self, Box<dyn std::error::Error>> {
-        let client = reqwest::Client::builder().build()?;
+        let client = reqwest::Client::builder();
+        #[cfg(feature = "tls")]
+        let client = match &otlp.certificates {
+            Some(pem) => client.tls_certs_only(reqwest::Certificate::from_pem_bundle(pem)?),
+            None if reqwest::Url::parse(&otlp.endpoint)?.scheme() == "https" => client,
+            // Otherwise it would want the system's, which are not there in every container.
+            None => client.tls_certs_only([]),
+        };
+        let client = client.build()?;
         let problem = Problem::default();
         let reading = ReadingClient { client, rejected, problem: Arc::clone(&problem) };
         let exporter = opentelemetry_otlp::SpanExporter::builder()
             .with_http()
             .with_http_client(reading)
-            .with_endpoint(endpoint)
+            .with_endpoint(&otlp.endpoint)
             .with_timeout(timeout)
             .build()?;
         Ok(Self { exporter, problem })

@@ -19,6 +19,8 @@ mod lifecycle;
 mod logs;
 mod metrics;
 mod settings;
+#[cfg(all(unix, feature = "tls"))]
+mod tls;
 mod traces;
 
 /// Service A on a free port, with nothing set.

@@ -1,0 +1,113 @@
+//! Spans over TLS: `cargo test -p service-a --features tls`.
+
+use testkit::TlsFront;
+use testkit::otlp::{Protocol, Receiver};
+
+use crate::service_a;
+
+const PROTOCOLS: [Protocol; 2] = [Protocol::Grpc, Protocol::HttpProtobuf];
+const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+const CERTIFICATE: &str = "OTEL_EXPORTER_OTLP_CERTIFICATE";
+/// Where the system's certificates are, if not in the usual place.
+const OF_THE_SYSTEM: &str = "SSL_CERT_FILE";
+
+#[test]
+fn spans_go_to_a_backend_whose_certificate_is_trusted() {
+    for protocol in PROTOCOLS {
+        let backend = Receiver::start();
+        let front = TlsFront::start("127.0.0.1", backend.address(protocol));
+        for variable in [CERTIFICATE, "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", OF_THE_SYSTEM] {
+            let service = service_a()
+                .set_all(backend.variables(protocol))
+                .set(ENDPOINT, front.url())
+                .set(variable, front.certificate())
+                .serve();
+            let answer = service.get("/echo");
+            let span = backend.wait_for_trace(answer.trace_id(), 1).remove(0);
+            assert_eq!(span.name, "GET /echo", "{protocol:?} {variable}");
+            assert_eq!(service.stop().code, Some(0));
+        }
+        assert_eq!(backend.spans().len(), 3);
+    }
+}
+
+#[test]
+fn spans_do_not_go_over_grpc_where_the_handshake_fails_and_the_log_says_why() {
+    spans_do_not_go_where_the_handshake_fails(Protocol::Grpc);
+}
+
+#[test]
+fn spans_do_not_go_over_http_where_the_handshake_fails_and_the_log_says_why() {
+    spans_do_not_go_where_the_handshake_fails(Protocol::HttpProtobuf);
+}
+
+fn spans_do_not_go_where_the_handshake_fails(protocol: Protocol) {
+    let backend = Receiver::start();
+    let address = backend.address(protocol);
+    let front = TlsFront::start("127.0.0.1", address);
+    let misnamed = TlsFront::start("elsewhere.test", address);
+    let (its, other) = (front.certificate(), misnamed.certificate());
+    let plain = format!("https://{address}");
+    for (case, endpoint, in_the_file, of_the_system, details) in [
+        ("not in the file", front.url(), Some(other), its, "UnknownIssuer"),
+        ("not the system's", front.url(), None, other, "UnknownIssuer"),
+        ("of another name", misnamed.url(), Some(other), other, "not valid for name"),
+        ("no TLS", plain, Some(its), its, "InvalidContentType"),
+    ] {
+        let mut service = service_a()
+            .set_all(backend.variables(protocol))
+            .set(ENDPOINT, endpoint)
+            .set(OF_THE_SYSTEM, of_the_system);
+        if let Some(file) = in_the_file {
+            service = service.set(CERTIFICATE, file);
+        }
+        let service = service.serve();
+        for lost in 1..=2 {
+            assert_eq!(service.get("/echo").status, 200, "{case}");
+            service.wait_for_metrics("a lost span", |page| {
+                let failed = [("error_type", "failed")];
+                page.sum("otel_sdk_exporter_span_exported_total", &failed) == f64::from(lost)
+            });
+        }
+        assert_eq!(service.stop().code, Some(0), "{case}");
+        let mut complaints = service.log();
+        complaints.retain(|line| line.get("reason").is_some());
+        let [complaint] = &complaints[..] else { panic!("{case}: {complaints:#?}") };
+        assert_eq!(&complaint["reason"], "failed", "{case}");
+        assert!(complaint["details"].contains(details), "{case}: {complaint:?}");
+    }
+    assert_eq!(backend.spans(), []);
+}
+
+#[test]
+fn a_file_without_certificates_is_refused_by_the_name_of_its_variable() {
+    let no_certificate = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+    for (file, problem) in [("/no/such/file", "cannot be read"), (no_certificate, "expected")] {
+        let launch = |endpoint| service_a().set(ENDPOINT, endpoint).set(CERTIFICATE, file);
+        let exit = launch("https://127.0.0.1:4317").finish();
+        assert_eq!(exit.code, Some(2), "{exit:?}");
+        let said = exit.stderr.join("\n");
+        assert!(said.contains(CERTIFICATE) && said.contains(problem), "{said}");
+        assert!(!said.contains(file), "{said}");
+        // Nobody has a certificate to show there.
+        assert_eq!(launch("http://127.0.0.1:4317").serve().get("/echo").status, 200);
+    }
+}
+
+#[test]
+fn where_the_system_has_no_certificates_tls_is_refused_and_spans_go_out_without_it() {
+    for protocol in PROTOCOLS {
+        let backend = Receiver::start();
+        let launch = || {
+            service_a()
+                .set_all(backend.variables(protocol))
+                .set(OF_THE_SYSTEM, "/no/such/file")
+                .set("SSL_CERT_DIR", "/no/such/directory")
+        };
+        backend.wait_for_trace(launch().serve().get("/echo").trace_id(), 1);
+        let exit = launch().set(ENDPOINT, "https://127.0.0.1:4317").finish();
+        assert_eq!(exit.code, Some(1), "{exit:?}");
+        let [message] = &exit.stderr[..] else { panic!("{exit:?}") };
+        assert!(message.starts_with("traces: ") && message.contains("cert"), "{message}");
+    }
+}
