@@ -67,7 +67,7 @@ pub(crate) fn serve(router: Router) -> Result<()> {
     })
 }
 
-async fn terminated() {
+pub(crate) async fn terminated() {
     use tokio::signal::unix::{SignalKind, signal};
     if let Ok(mut terminate) = signal(SignalKind::terminate()) {
         terminate.recv().await;

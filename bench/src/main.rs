@@ -30,7 +30,7 @@ Options:
   --rounds N        3 unless told otherwise
   --seconds N       of load for each variant in a round, in turns of one; 10 unless told otherwise
   --connections N   32 unless told otherwise
-  --receiver URL    an OTLP/gRPC receiver to use in place of the harness's own
+  --receiver URL    an OTLP/gRPC receiver to use in place of the lab's Jaeger
 ";
 
 /// What the words say.

@@ -343,9 +343,9 @@ impl Telemetry {
         let caller = Context::map_current(|cx| {
             let span = cx.span();
             let span = span.span_context();
-            // Of an unsampled parent a parent-based sampler samples no child: none is made at all.
+            // A span that will not be sampled is not made at all.
             let is_unsampled = span.is_valid() && !span.is_sampled();
-            (is_unsampled && self.0.sampler_is_parent_based).then(|| cx.clone())
+            (is_unsampled && self.0.unsampled_stays_unsampled).then(|| cx.clone())
         });
         if let Some(caller) = caller {
             return (Span::none(), caller);

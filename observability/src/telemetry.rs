@@ -44,7 +44,7 @@ pub(crate) struct Inner {
     pub(crate) ready: AtomicBool,
     pub(crate) in_flight: AtomicUsize,
     /// Whether a parent that is not sampled has no sampled children.
-    pub(crate) sampler_is_parent_based: bool,
+    pub(crate) unsampled_stays_unsampled: bool,
     provider: SdkTracerProvider,
     exporter: Option<Exporter>,
 }
@@ -110,10 +110,11 @@ impl Telemetry {
         let subscriber = subscriber(tracer, &logger, &config.log_filter);
         let ready = AtomicBool::new(true);
         let in_flight = AtomicUsize::new(0);
-        let sampler_is_parent_based = matches!(config.otel.sampler, Sampler::ParentBased(_));
+        let unsampled_stays_unsampled =
+            matches!(config.otel.sampler, Sampler::ParentBased(_) | Sampler::AlwaysOff);
         let config = config.clone();
         let inner = Inner {
-            sampler_is_parent_based,
+            unsampled_stays_unsampled,
             config,
             metrics,
             logger,
