@@ -67,15 +67,14 @@ impl Service {
     }
 }
 
-/// The settings of ours. The batch and the queue are sized for the rate: at tens of thousands of
-/// spans a second the specification's 2,048 would overflow whenever the two cores are busy.
+/// The settings of ours: the defaults, but for the queue. At tens of thousands of spans a second the
+/// specification's 2,048 would overflow whenever the two cores are busy.
 pub(crate) fn variables(variant: Variant, receiver: &str) -> Vec<(&'static str, String)> {
     let mut variables = vec![
         ("LISTEN_ADDR", "127.0.0.1:0".to_owned()),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.to_owned()),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc".to_owned()),
         ("OTEL_BSP_MAX_QUEUE_SIZE", "65536".to_owned()),
-        ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "2048".to_owned()),
     ];
     if variant == Variant::OnePercent {
         variables.push(("OTEL_TRACES_SAMPLER", "parentbased_traceidratio".to_owned()));
