@@ -12,7 +12,7 @@ use axum::routing::get;
 use crate::compare::{Service, Variant, spread, variables};
 use crate::load::wrk;
 use crate::process::Process;
-use crate::turns::in_turns;
+use crate::turns::{Sample, in_turns};
 use crate::{Options, Result};
 
 /// Over so many requests memory is watched.
@@ -58,17 +58,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     println!("\nconnections  CPU us/request: bare  ours  ratio  requests/s  resident MiB");
     for connections in [1, 10, 100, 1000] {
         let bare = Process::this(&["bare-a"], &[])?;
-        let processes = vec![(Variant::Bare, bare), (Variant::Full, start()?)];
-        let samples = in_turns(processes, Service::A.path(), connections, options.seconds)?;
-        let [bare, ours] = &samples[..] else { return Err("two samples are missing".into()) };
-        println!(
-            "{connections:11}  {:20.1}  {:4.1}  {:5.2}  {:10.0}  {:12.1}",
-            bare.cpu_us,
-            ours.cpu_us,
-            ours.cpu_us / bare.cpu_us,
-            ours.per_second,
-            ours.resident_mib
-        );
+        let (cpu, ours) =
+            beside_bare(bare, start()?, Service::A.path(), connections, options.seconds)?;
+        println!("{connections:11}  {cpu}  {:10.0}  {:12.1}", ours.per_second, ours.resident_mib);
     }
 
     println!("\nroutes  series  CPU us/request: bare  ours  ratio  /metrics ms  resident MiB");
@@ -85,14 +77,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             times.push(asked.elapsed().as_secs_f64() * 1e3);
             series = page.lines().filter(|line| !line.starts_with('#')).count();
         }
-        let processes = vec![(Variant::Bare, bare), (Variant::Full, ours)];
-        let samples = in_turns(processes, "/r/7", options.connections, options.seconds)?;
-        let [bare, ours] = &samples[..] else { return Err("two samples are missing".into()) };
+        let (cpu, ours) = beside_bare(bare, ours, "/r/7", options.connections, options.seconds)?;
         println!(
-            "{routes:6}  {series:6}  {:20.1}  {:4.1}  {:5.2}  {:11.1}  {:12.1}",
-            bare.cpu_us,
-            ours.cpu_us,
-            ours.cpu_us / bare.cpu_us,
+            "{routes:6}  {series:6}  {cpu}  {:11.1}  {:12.1}",
             spread(times).1,
             ours.resident_mib
         );
@@ -110,6 +97,24 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         println!("{requests:15.0}  {:12.1}", process.resident_mib()?);
     }
     process.stop()
+}
+
+/// Loads both in turns: the columns of CPU, and what ours did.
+fn beside_bare(
+    bare: Process,
+    ours: Process,
+    path: &str,
+    connections: usize,
+    turns: u32,
+) -> Result<(String, Sample)> {
+    let processes = vec![(Variant::Bare, bare), (Variant::Full, ours)];
+    match in_turns(processes, path, connections, turns)?[..] {
+        [bare, ours] => {
+            let (bare, cpu) = (bare.cpu_us, ours.cpu_us);
+            Ok((format!("{bare:20.1}  {cpu:4.1}  {:5.2}", cpu / bare), ours))
+        }
+        _ => Err("two samples are missing".into()),
+    }
 }
 
 fn show(values: Vec<f64>, unit: &str) -> String {
