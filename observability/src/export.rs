@@ -136,8 +136,8 @@ impl Exporter {
             exporter,
             rejected,
             stop_by,
-            complained: None,
-            failing: false,
+            outage: Trouble::default(),
+            rejection: Trouble::default(),
         };
         thread::Builder::new()
             .name("span-export".to_owned())
@@ -231,9 +231,33 @@ struct Worker<E> {
     exporter: E,
     rejected: Rejected,
     stop_by: watch::Receiver<Option<Instant>>,
-    complained: Option<Instant>,
-    /// The last thing that was said is that it fails.
-    failing: bool,
+    outage: Trouble,
+    rejection: Trouble,
+}
+
+/// Something that is said once, however long it lasts.
+#[derive(Default)]
+struct Trouble {
+    said: Option<Instant>,
+    /// The last thing that was said of it is that it is there.
+    lasts: bool,
+}
+
+impl Trouble {
+    /// It is there: whether that is to be said.
+    fn begins(&mut self) -> bool {
+        let is_quiet = self.said.is_some_and(|at| at.elapsed() < QUIET);
+        if self.lasts || is_quiet {
+            return false;
+        }
+        *self = Self { said: Some(Instant::now()), lasts: true };
+        true
+    }
+
+    /// It is not there: whether that is news.
+    fn ends(&mut self) -> bool {
+        std::mem::take(&mut self.lasts)
+    }
 }
 
 impl<E: SpanExporter> Worker<E> {
@@ -288,27 +312,32 @@ impl<E: SpanExporter> Worker<E> {
             },
             () = past(&mut self.stop_by) => Err(("shutdown", "the service stopped first".to_owned())),
         };
-        let (lost, reason, details) = match result {
+        match result {
             Ok(()) => {
-                let (rejected, why) = self.rejected.take(size);
-                (rejected, "rejected", why)
+                let (rejected, details) = self.rejected.take(size);
+                spans.exported(size - rejected);
+                if self.outage.ends() {
+                    tracing::info!("spans are exported again");
+                }
+                if rejected == 0 {
+                    self.rejection.ends();
+                    return;
+                }
+                spans.failed(rejected, "rejected");
+                if self.rejection.begins() {
+                    tracing::warn!(reason = "rejected", details, "spans are rejected and lost");
+                }
             }
-            Err((reason, details)) => (size, reason, details),
-        };
-        spans.exported(size - lost);
-        if lost == 0 {
-            if std::mem::take(&mut self.failing) {
-                tracing::info!("spans are exported again");
+            Err((reason, details)) => {
+                spans.failed(size, reason);
+                if self.outage.begins() {
+                    tracing::warn!(
+                        reason,
+                        details,
+                        "spans cannot be exported and are lost until they can"
+                    );
+                }
             }
-            return;
-        }
-        spans.failed(lost, reason);
-        // One line for a backend that is away, however long it stays away.
-        let is_quiet = self.complained.is_some_and(|at| at.elapsed() < QUIET);
-        if !self.failing && !is_quiet {
-            self.failing = true;
-            self.complained = Some(Instant::now());
-            tracing::warn!(reason, details, "spans cannot be exported and are lost until they can");
         }
     }
 }

@@ -4,7 +4,7 @@
 //! Protocol Exporter". As it asks, an unknown or malformed value is warned of and the default holds;
 //! only an endpoint that is no URL and a certificate file that holds none are refused, since nothing
 //! could ever be sent there.
-//! What `OTEL_EXPORTER_OTLP_HEADERS` and `_COMPRESSION` say is read by the exporters themselves.
+//! What `OTEL_EXPORTER_OTLP_HEADERS` says is read by the exporters themselves.
 
 use std::fmt;
 use std::str::FromStr;
@@ -41,6 +41,8 @@ pub struct OtlpConfig {
     pub endpoint: String,
     /// `OTEL_EXPORTER_OTLP_PROTOCOL`.
     pub protocol: Protocol,
+    /// `OTEL_EXPORTER_OTLP_COMPRESSION`: whether exports are compressed.
+    pub gzip: bool,
     /// What `OTEL_EXPORTER_OTLP_CERTIFICATE` names: the certificates, in PEM, that are trusted in
     /// place of the system's. Only where TLS is spoken.
     pub certificates: Option<Vec<u8>>,
@@ -116,11 +118,7 @@ fn read_otlp(reader: &mut Reader, warnings: &mut Vec<String>) -> Option<OtlpConf
     let protocol = ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"]
         .into_iter()
         .find_map(|variable| read_or_warn(reader, warnings, variable));
-    for variable in ["OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION"] {
-        if reader.text(variable).is_some_and(|text| !matches!(text.as_str(), "gzip" | "none")) {
-            warnings.push(format!("{variable}: expected gzip or none; none holds"));
-        }
-    }
+    let gzip = read_compression(reader, warnings);
     let of_signal = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
     let of_all = "OTEL_EXPORTER_OTLP_ENDPOINT";
     let (variable, endpoint) = match reader.text(of_signal) {
@@ -164,23 +162,54 @@ fn read_otlp(reader: &mut Reader, warnings: &mut Vec<String>) -> Option<OtlpConf
         }
         _ => endpoint,
     };
-    Some(OtlpConfig { endpoint, protocol, certificates })
+    Some(OtlpConfig { endpoint, protocol, gzip, certificates })
+}
+
+/// By the rule of `opentelemetry-otlp`, which reads them again for http/protobuf: of the two the first
+/// that is known, in whatever case.
+fn read_compression(reader: &mut Reader, warnings: &mut Vec<String>) -> bool {
+    let mut gzip = None;
+    for variable in ["OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION"] {
+        match reader.text(variable).map(|text| text.to_ascii_lowercase()).as_deref() {
+            None => {}
+            Some("gzip") => gzip = gzip.or(Some(true)),
+            Some("none") => gzip = gzip.or(Some(false)),
+            Some(_) => {
+                warnings.push(format!("{variable}: expected gzip or none; it counts for nothing"));
+            }
+        }
+    }
+    gzip.unwrap_or(false)
 }
 
 #[cfg(feature = "tls")]
 fn read_certificates(reader: &mut Reader) -> Option<Vec<u8>> {
-    use rustls::pki_types::CertificateDer;
-    use rustls::pki_types::pem::PemObject;
-
     let variables = ["OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "OTEL_EXPORTER_OTLP_CERTIFICATE"];
     let (variable, path) =
         variables.into_iter().find_map(|variable| Some((variable, reader.text(variable)?)))?;
-    match std::fs::read(path) {
-        Ok(pem) if CertificateDer::from_pem_slice(&pem).is_ok() => return Some(pem),
-        Ok(_) => reader.variable_problem(variable, "expected a file with certificates in PEM"),
-        Err(error) => reader.variable_problem(variable, &format!("cannot be read: {error}")),
-    }
+    let problem = match std::fs::read(path) {
+        Ok(pem) => match trusted(&pem) {
+            Ok(1..) => return Some(pem),
+            Ok(_) => "expected a file with certificates in PEM".to_owned(),
+            Err(error) => format!("expected certificates that can be trusted: {error}"),
+        },
+        Err(error) => format!("cannot be read: {error}"),
+    };
+    reader.variable_problem(variable, &problem);
     None
+}
+
+/// How many certificates there are; an error where one of them can't be used.
+#[cfg(feature = "tls")]
+fn trusted(pem: &[u8]) -> Result<usize, Box<dyn std::error::Error>> {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
+
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        roots.add(certificate?)?;
+    }
+    Ok(roots.len())
 }
 
 fn read_sampler(reader: &mut Reader, warnings: &mut Vec<String>) -> Sampler {
@@ -273,6 +302,23 @@ mod tests {
     }
 
     #[test]
+    fn of_the_two_compressions_the_first_that_is_known_holds() {
+        const OF_TRACES: &str = "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION";
+        const OF_ALL: &str = "OTEL_EXPORTER_OTLP_COMPRESSION";
+        const ENDPOINT: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://h");
+        let cases: [(&'static [(&str, &str)], bool); 5] = [
+            (&[ENDPOINT], false),
+            (&[ENDPOINT, (OF_ALL, "GZIP")], true),
+            (&[ENDPOINT, (OF_TRACES, "gzip"), (OF_ALL, "none")], true),
+            (&[ENDPOINT, (OF_TRACES, "none"), (OF_ALL, "gzip")], false),
+            (&[ENDPOINT, (OF_TRACES, "brotli"), (OF_ALL, "gzip")], true),
+        ];
+        for (pairs, gzip) in cases {
+            assert_eq!(read(pairs).otlp.unwrap().gzip, gzip, "{pairs:?}");
+        }
+    }
+
+    #[test]
     fn nothing_is_exported_without_an_endpoint_or_when_told_not_to() {
         assert_eq!(read(&[]).otlp, None);
         let none =
@@ -317,7 +363,12 @@ mod tests {
         for (pairs, protocol, endpoint) in cases {
             assert_eq!(
                 otlp(pairs),
-                OtlpConfig { endpoint: endpoint.to_owned(), protocol, certificates: None },
+                OtlpConfig {
+                    endpoint: endpoint.to_owned(),
+                    protocol,
+                    gzip: false,
+                    certificates: None
+                },
                 "{pairs:?}"
             );
         }

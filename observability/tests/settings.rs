@@ -22,7 +22,7 @@ const SERVICE: Service = Service {
 };
 
 /// Every variable that is read, and what makes a message of it.
-const VARIABLES: [&str; 19] = [
+const VARIABLES: [&str; 21] = [
     "LISTEN_ADDR",
     "ADMIN_ADDR",
     "SHUTDOWN_TIMEOUT_MS",
@@ -40,6 +40,8 @@ const VARIABLES: [&str; 19] = [
     "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
     "OTEL_EXPORTER_OTLP_PROTOCOL",
     "OTEL_EXPORTER_OTLP_TIMEOUT",
+    "OTEL_EXPORTER_OTLP_COMPRESSION",
+    "OTEL_EXPORTER_OTLP_CERTIFICATE",
     "OTEL_BSP_MAX_QUEUE_SIZE",
     "OTEL_BSP_SCHEDULE_DELAY",
 ];

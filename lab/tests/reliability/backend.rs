@@ -11,6 +11,7 @@ use testkit::{FakeServer, Launch, Process, Reply, ReservedPort, full_listener};
 
 use crate::support::{latencies, p99, service_a, wait_until};
 
+const REJECTED: &str = "spans are rejected and lost";
 const COMPLAINT: &str = "spans cannot be exported and are lost until they can";
 const ALL_IS_WELL: &str = "spans are exported again";
 
@@ -105,6 +106,11 @@ fn failures(protocol: Protocol) -> Vec<Failure> {
         fake(Reply::Close(b"HTTP/1.1 200 OK\r\n\r\n<html>Sign in</html>".to_vec())),
         fake(Reply::Flood(b"HTTP/1.1 200 OK\r\n\r\n".to_vec())),
     );
+    let (elsewhere, login) =
+        fake(Reply::Close(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_vec()));
+    let found = format!("HTTP/1.1 302 Found\r\nLocation: {elsewhere}\r\nContent-Length: 0\r\n\r\n");
+    let (url, redirecting) = fake(Reply::Close(found.into_bytes()));
+    let redirecting = (url, Box::new((redirecting, login)) as Box<dyn Any>);
     let unavailable = receiver(Manner::Refuse { grpc: 14, http: 503 });
     let invalid = receiver(Manner::Refuse { grpc: 3, http: 400 });
     let slow = receiver(Manner::TakeAfter(Duration::from_millis(100)));
@@ -119,6 +125,7 @@ fn failures(protocol: Protocol) -> Vec<Failure> {
         ("closing", None, closing),
         ("garbled", None, garbled),
         ("a page", None, page),
+        ("redirecting", None, redirecting),
         ("endless", None, endless),
         ("unavailable", None, unavailable),
         ("invalid", failed, invalid),
@@ -135,6 +142,7 @@ fn nobody_notices(protocol: Protocol) {
         let service = small(protocol)
             .set("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint(&backend, protocol))
             .set("OTEL_BSP_MAX_QUEUE_SIZE", "2048")
+            .set("OTEL_BSP_EXPORT_TIMEOUT", "10000")
             .serve();
         let latency = p99(latencies(service.address(), "/echo?msg=hello", REQUESTS));
         let page = settled(&service, REQUESTS);
@@ -143,7 +151,12 @@ fn nobody_notices(protocol: Protocol) {
         latency
     };
     for Failure { case, reason, endpoint, _guard } in failures(protocol) {
-        let service = small(protocol).set("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint).serve();
+        // One that answers at once is given the time to, however busy the machine is.
+        let timeout = if case == "invalid" { "10000" } else { "200" };
+        let service = small(protocol)
+            .set("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+            .set("OTEL_BSP_EXPORT_TIMEOUT", timeout)
+            .serve();
         let latency = p99(latencies(service.address(), "/echo?msg=hello", REQUESTS));
         // Whoever waited for an export would wait 200 ms, the time-out set above.
         assert!(latency < 5 * healthy + Duration::from_millis(100), "{case}: {latency:?}");
@@ -217,11 +230,32 @@ fn spans_that_a_backend_rejects_are_counted_as_rejected_and_said_once() {
                 continue;
             }
             let [complaint, last] = warnings[..] else { panic!("{case}: {warnings:#?}") };
-            assert_eq!(&complaint["msg"], COMPLAINT, "{case}");
+            assert_eq!(&complaint["msg"], REJECTED, "{case}");
             assert_eq!((&complaint["reason"], &complaint["details"]), ("rejected", "not these"));
             assert_eq!(&last["msg"], "spans were lost", "{case}");
             assert_eq!(last["spans"], expected.to_string(), "{case}");
         }
+    }
+}
+
+#[test]
+fn a_backend_that_rejects_spans_and_then_fails_is_complained_of_for_both() {
+    for protocol in [Protocol::Grpc, Protocol::HttpProtobuf] {
+        let backend = Receiver::start();
+        let service = small(protocol)
+            .set("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint(&backend, protocol))
+            .set("OTEL_BSP_EXPORT_TIMEOUT", "10000")
+            .serve();
+        let manners = [Manner::Reject(1), Manner::Refuse { grpc: 3, http: 400 }, Manner::Reject(1)];
+        for (requests, manner) in (1..).zip(manners) {
+            backend.behave(manner);
+            assert_eq!(service.get("/echo").status, 200);
+            settled(&service, requests);
+        }
+        assert_eq!(service.stop().code, Some(0));
+        let said = [REJECTED, COMPLAINT, ALL_IS_WELL].map(|msg| lines(&service, msg));
+        assert_eq!(said, [1, 1, 1], "{}: {:#?}", name(protocol), service.log());
+        println!("{}: 3 spans lost for 2 reasons, 1 line for each", name(protocol));
     }
 }
 

@@ -10,10 +10,7 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes};
 use http::HeaderMap;
 use http::uri::PathAndQuery;
-use opentelemetry_otlp::{
-    OTEL_EXPORTER_OTLP_COMPRESSION, OTEL_EXPORTER_OTLP_HEADERS,
-    OTEL_EXPORTER_OTLP_TRACES_COMPRESSION, OTEL_EXPORTER_OTLP_TRACES_HEADERS,
-};
+use opentelemetry_otlp::{OTEL_EXPORTER_OTLP_HEADERS, OTEL_EXPORTER_OTLP_TRACES_HEADERS};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
@@ -68,12 +65,11 @@ impl GrpcExporter {
             endpoint
         };
         let mut client = Grpc::new(endpoint.connect_lazy());
-        let of = |ours: &str, all: &str| env::var(ours).or_else(|_| env::var(all)).ok();
-        let compression = of(OTEL_EXPORTER_OTLP_TRACES_COMPRESSION, OTEL_EXPORTER_OTLP_COMPRESSION);
-        if compression.as_deref() == Some("gzip") {
+        if otlp.gzip {
             client = client.send_compressed(CompressionEncoding::Gzip);
         }
-        let headers = of(OTEL_EXPORTER_OTLP_TRACES_HEADERS, OTEL_EXPORTER_OTLP_HEADERS);
+        let headers = env::var(OTEL_EXPORTER_OTLP_TRACES_HEADERS)
+            .or_else(|_| env::var(OTEL_EXPORTER_OTLP_HEADERS));
         let metadata = MetadataMap::from_headers(read_headers(&headers.unwrap_or_default()));
         Ok(Self { client, metadata, resource: Vec::new(), rejected })
     }

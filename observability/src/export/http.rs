@@ -42,7 +42,9 @@ impl HttpExporter {
         timeout: Duration,
         rejected: Rejected,
     ) -> Result<Self, Box<dyn std::error::Error>> {
-        let client = reqwest::Client::builder();
+        // Spans, and the key they come with, go where they were sent and nowhere else: followed, an answer
+        // that sends them elsewhere would be asked for without them, and look as if they had arrived.
+        let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
         #[cfg(feature = "tls")]
         let client = match &otlp.certificates {
             Some(pem) => client.tls_certs_only(reqwest::Certificate::from_pem_bundle(pem)?),

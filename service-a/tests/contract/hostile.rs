@@ -107,7 +107,8 @@ fn a_head_is_taken_up_to_its_limits() {
 
 #[test]
 fn what_is_no_http_is_turned_away() {
-    let service = service_a().set("IDLE_TIMEOUT_MS", "300").serve();
+    let service = service_a().serve();
+    let impatient = service_a().set("IDLE_TIMEOUT_MS", "300").serve();
     let tls_hello: &[u8] = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
     let openings = [
         b"hello\r\n\r\n".as_slice(),
@@ -122,22 +123,23 @@ fn what_is_no_http_is_turned_away() {
     ];
     // To the end of the connection, which is the server's to close: one that waits for the end of
     // what it is sent would not get there.
-    let answer_to = |bytes: &[u8]| {
+    let answer_of = |service: &Process, bytes: &[u8]| {
         let mut connection = Connection::open(service.address());
         connection.send(bytes);
         String::from_utf8(connection.read_to_end().unwrap()).unwrap()
     };
     for bytes in openings {
-        let answer = answer_to(bytes);
+        let answer = answer_of(&service, bytes);
         assert!(answer.starts_with("HTTP/1.1 4"), "{bytes:?}: {answer}");
     }
     println!("{} openings that are no HTTP, each answered 4xx", openings.len());
     // HTTP/2, where an answer in HTTP/1.1 would be none; and empty lines, which may come before a head
     // (RFC 9112, section 2.2), before none. Both are closed.
     for bytes in [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), b"\r\n\r\n\r\n"] {
-        assert_eq!(answer_to(bytes), "", "{bytes:?}");
+        assert_eq!(answer_of(&impatient, bytes), "", "{bytes:?}");
     }
     assert_unharmed(&service);
+    assert_unharmed(&impatient);
 }
 
 #[test]

@@ -75,6 +75,7 @@ fn spans_do_not_go_where_the_handshake_fails(protocol: Protocol) {
         let [complaint] = &complaints[..] else { panic!("{case}: {complaints:#?}") };
         assert_eq!(&complaint["reason"], "failed", "{case}");
         assert!(complaint["details"].contains(details), "{case}: {complaint:?}");
+        println!("{protocol:?}, a certificate {case}: 2 spans lost, {}", &complaint["details"]);
     }
     assert_eq!(backend.spans(), []);
 }
@@ -82,7 +83,14 @@ fn spans_do_not_go_where_the_handshake_fails(protocol: Protocol) {
 #[test]
 fn a_file_without_certificates_is_refused_by_the_name_of_its_variable() {
     let no_certificate = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
-    for (file, problem) in [("/no/such/file", "cannot be read"), (no_certificate, "expected")] {
+    let broken = std::env::temp_dir().join(format!("broken-{}.pem", std::process::id()));
+    let pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    std::fs::write(&broken, pem).unwrap();
+    for (file, problem) in [
+        ("/no/such/file", "cannot be read"),
+        (no_certificate, "expected"),
+        (broken.to_str().unwrap(), "expected"),
+    ] {
         let launch = |endpoint| service_a().set(ENDPOINT, endpoint).set(CERTIFICATE, file);
         let exit = launch("https://127.0.0.1:4317").finish();
         assert_eq!(exit.code, Some(2), "{exit:?}");
@@ -92,6 +100,7 @@ fn a_file_without_certificates_is_refused_by_the_name_of_its_variable() {
         // Nobody has a certificate to show there.
         assert_eq!(launch("http://127.0.0.1:4317").serve().get("/echo").status, 200);
     }
+    std::fs::remove_file(broken).unwrap();
 }
 
 #[test]
