@@ -9,8 +9,8 @@ use std::process::Command;
 use std::{env, fs};
 
 use crate::Result;
-use crate::compare::{Service, Variant, variables};
 use crate::process::Process;
+use crate::services::{Service, Variant, variables};
 
 /// Requests before the counters are set to zero.
 const WARM_UP: u64 = 500;

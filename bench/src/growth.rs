@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::routing::get;
 
-use crate::compare::{Service, Variant, spread, variables};
 use crate::load::wrk;
 use crate::process::Process;
-use crate::turns::{Sample, in_turns};
+use crate::services::{Service, Variant, variables};
+use crate::turns::{Sample, in_turns, spread};
 use crate::{Options, Result};
 
 /// Over so many requests memory is watched.

@@ -12,6 +12,7 @@ mod growth;
 mod load;
 mod process;
 mod receiver;
+mod services;
 mod spans;
 mod turns;
 

@@ -1,9 +1,9 @@
 //! Processes that run beside each other and are loaded in turns, a second each: what a shared machine
 //! does to one of them it does to all. Those whose turn it is not cost next to nothing.
 
-use crate::compare::{Variant, spread};
 use crate::load::{Load, wrk};
 use crate::process::Process;
+use crate::services::Variant;
 use crate::{Result, spans};
 
 /// What one process did in all of its turns.
@@ -71,5 +71,20 @@ impl Contender {
         };
         process.stop()?;
         Ok(sample)
+    }
+}
+
+/// Least, median and greatest.
+pub(crate) fn spread(mut values: Vec<f64>) -> (f64, f64, f64) {
+    values.sort_by(f64::total_cmp);
+    let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
+    (at(0), at(values.len() / 2), at(values.len().saturating_sub(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_median_is_in_the_middle() {
+        assert_eq!(super::spread(vec![3.0, 1.0, 2.0]), (1.0, 2.0, 3.0));
     }
 }

@@ -7,11 +7,7 @@ use testkit::otlp::{Manner, Protocol, Receiver};
 use testkit::{FakeServer, Launch, Reply};
 
 fn current_thread() -> Launch {
-    let test = std::env::current_exe().unwrap();
-    let path = test.parent().and_then(|deps| deps.parent()).unwrap();
-    let path = path.join("examples").join("current_thread");
-    assert!(path.exists(), "{path:?}: cargo build -p observability --examples");
-    Launch::new(path).set("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "8")
+    Launch::example("current_thread").set("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "8")
 }
 
 #[test]

@@ -133,15 +133,6 @@ mod over_sockets {
 
     const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 
-    /// One of the library's examples, as `cargo test` has built it.
-    fn example(name: &str) -> Launch {
-        let test = std::env::current_exe().unwrap();
-        let path = test.parent().and_then(|deps| deps.parent()).unwrap();
-        let path = path.join("examples").join(name);
-        assert!(path.exists(), "{path:?}: cargo build -p observability --examples");
-        Launch::new(path)
-    }
-
     /// Has the harness call `target` once, and gives what arrived there.
     fn drive(harness: &Process, target: &FakeServer, headers: &[(&str, &str)]) -> Received {
         let already = target.requests().len();
@@ -163,7 +154,7 @@ mod over_sockets {
     #[test]
     fn the_harness_for_the_w3c_suite_passes_contexts_on_to_the_letter() {
         let target = FakeServer::start(Reply::Answer(200, String::new()));
-        let harness = example("trace_context_harness").serve();
+        let harness = Launch::example("trace_context_harness").serve();
         let valid = format!("00-{TRACE}-b7ad6b7169203331-01");
         let future = format!("cc-{TRACE}-b7ad6b7169203331-01-what-may-come");
         let passed_on = |headers: &[(&str, &str)]| {
@@ -213,7 +204,7 @@ mod over_sockets {
             ("OTEL_TRACES_SAMPLER", "always_off"),
             ("OTEL_SDK_DISABLED", "true"),
         ] {
-            let harness = example("trace_context_harness").set(variable, value).serve();
+            let harness = Launch::example("trace_context_harness").set(variable, value).serve();
             for flags in 0..=3 {
                 let parent = format!("00-{TRACE}-b7ad6b7169203331-{flags:02x}");
                 let headers = [("traceparent", parent.as_str()), ("tracestate", state.as_str())];
@@ -230,7 +221,7 @@ mod over_sockets {
     #[test]
     fn a_list_of_calls_is_made_in_order() {
         let target = FakeServer::start(Reply::Answer(200, String::new()));
-        let harness = example("trace_context_harness").serve();
+        let harness = Launch::example("trace_context_harness").serve();
         let calls: Vec<_> = (0..3)
             .map(|at| json!({"url": format!("{}/{at}", target.url()), "arguments": []}))
             .collect();

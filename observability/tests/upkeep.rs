@@ -16,12 +16,8 @@ const WAITING_SAMPLE: i64 = 16;
 const SAMPLES: i64 = 1_000_000;
 
 fn own_histogram() -> Launch {
-    let test = std::env::current_exe().unwrap();
-    let path = test.parent().and_then(|deps| deps.parent()).unwrap();
-    let path = path.join("examples").join("own_histogram");
-    assert!(path.exists(), "{path:?}: cargo build -p observability --examples");
     // What one thread gives back is what it takes next; of several each has memory of its own.
-    Launch::new(path).set("TOKIO_WORKER_THREADS", "1")
+    Launch::example("own_histogram").set("TOKIO_WORKER_THREADS", "1")
 }
 
 fn record(service: &Process) {
@@ -33,12 +29,6 @@ fn record(service: &Process) {
 fn line(status: &str, name: &str) -> String {
     let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     line.unwrap_or_else(|| panic!("{name} in {status}")).trim().to_owned()
-}
-
-/// Resident memory, in bytes.
-fn resident(service: &Process) -> i64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", service.id())).unwrap();
-    line(&status, "VmRSS").strip_suffix(" kB").unwrap().parse::<i64>().unwrap() * 1024
 }
 
 /// Whether the upkeep's thread is asleep, and how often it has gone to sleep: once after each time that
@@ -68,14 +58,14 @@ fn wait_for_upkeep(service: &Process) {
 #[test]
 fn samples_of_a_services_own_histogram_do_not_wait_for_a_scrape() {
     let service = own_histogram().serve();
-    let before = resident(&service);
+    let before = service.resident_kib();
     record(&service);
     wait_for_upkeep(&service);
     record(&service);
-    let growth = resident(&service) - before;
-    println!("{} samples, nobody scrapes: {} KiB more", 2 * SAMPLES, growth / 1024);
+    let growth = service.resident_kib() - before;
+    println!("{} samples, nobody scrapes: {growth} KiB more", 2 * SAMPLES);
     // The second million takes the place of the first.
-    assert!(growth < WAITING_SAMPLE * SAMPLES * 3 / 2, "{growth} bytes");
+    assert!(growth * 1024 < WAITING_SAMPLE * SAMPLES * 3 / 2, "{growth} KiB");
     // And none is lost.
     let counted = service.metrics().value("own_seconds_count", &[]);
     assert_eq!(counted, Some(2.0 * SAMPLES as f64));

@@ -36,6 +36,16 @@ pub enum Protocol {
     HttpProtobuf,
 }
 
+impl Protocol {
+    /// The value of the variable.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Grpc => "grpc",
+            Self::HttpProtobuf => "http/protobuf",
+        }
+    }
+}
+
 /// One export, as it arrived.
 #[derive(Debug, Clone)]
 pub struct Export {
@@ -161,13 +171,9 @@ impl Receiver {
 
     /// The variables that send a service's spans here, without delay.
     pub fn variables(&self, protocol: Protocol) -> [(&'static str, String); 3] {
-        let name = match protocol {
-            Protocol::Grpc => "grpc",
-            Protocol::HttpProtobuf => "http/protobuf",
-        };
         [
             ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", self.address(protocol))),
-            ("OTEL_EXPORTER_OTLP_PROTOCOL", name.to_owned()),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol.name().to_owned()),
             ("OTEL_BSP_SCHEDULE_DELAY", "10".to_owned()),
         ]
     }

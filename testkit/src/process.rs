@@ -45,6 +45,18 @@ impl Launch {
         Self { command, stdout: Stdout::Read }
     }
 
+    /// An example of the package that is tested, as `cargo test` has built it.
+    ///
+    /// # Panics
+    /// Where it is not there.
+    pub fn example(name: &str) -> Self {
+        let test = std::env::current_exe().expect("the path of this test's program");
+        let directory = test.parent().and_then(|deps| deps.parent()).expect("a target directory");
+        let path = directory.join("examples").join(name);
+        assert!(path.exists(), "{path:?}: cargo build --examples");
+        Self::new(path)
+    }
+
     /// One more word on the command line.
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
         self.command.arg(arg);
@@ -187,6 +199,16 @@ impl Process {
     /// Its id, for what the system shows of it.
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Resident memory, in KiB.
+    ///
+    /// # Panics
+    /// Where it is gone, and where the system has no `/proc`.
+    pub fn resident_kib(&self) -> i64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().strip_suffix(" kB").unwrap().parse().unwrap()
     }
 
     /// The lines on stdout so far.

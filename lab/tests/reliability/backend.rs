@@ -22,7 +22,7 @@ const REQUESTS: usize = 300;
 fn small(protocol: Protocol) -> Launch {
     service_a()
         .set("TOKIO_WORKER_THREADS", "1")
-        .set("OTEL_EXPORTER_OTLP_PROTOCOL", name(protocol))
+        .set("OTEL_EXPORTER_OTLP_PROTOCOL", protocol.name())
         .set("OTEL_BSP_MAX_QUEUE_SIZE", "64")
         .set("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "16")
         .set("OTEL_BSP_SCHEDULE_DELAY", "10")
@@ -30,15 +30,8 @@ fn small(protocol: Protocol) -> Launch {
         .set("SHUTDOWN_TIMEOUT_MS", "4000")
 }
 
-fn name(protocol: Protocol) -> &'static str {
-    match protocol {
-        Protocol::Grpc => "grpc",
-        Protocol::HttpProtobuf => "http/protobuf",
-    }
-}
-
 fn endpoint(backend: &Receiver, protocol: Protocol) -> String {
-    backend.variables(protocol)[0].1.clone()
+    format!("http://{}", backend.address(protocol))
 }
 
 fn started(page: &Page) -> f64 {
@@ -163,7 +156,7 @@ fn nobody_notices(protocol: Protocol) {
         let page = settled(&service, REQUESTS);
         println!(
             "{} {case}: p99 {latency:.1?} (healthy {healthy:.1?}), {} exported, {} lost",
-            name(protocol),
+            protocol.name(),
             exported(&page),
             lost(&page)
         );
@@ -208,7 +201,7 @@ fn spans_that_a_backend_rejects_are_counted_as_rejected_and_said_once() {
                 .serve();
             latencies(service.address(), "/echo?msg=hello", REQUESTS);
             let page = settled(&service, REQUESTS);
-            let case = format!("{} {rejects}", name(protocol));
+            let case = format!("{} {rejects}", protocol.name());
             let rejected =
                 page.sum("otel_sdk_exporter_span_exported_total", &[("error_type", "rejected")]);
             let exports = backend.exports().len();
@@ -254,8 +247,8 @@ fn a_backend_that_rejects_spans_and_then_fails_is_complained_of_for_both() {
         }
         assert_eq!(service.stop().code, Some(0));
         let said = [REJECTED, COMPLAINT, ALL_IS_WELL].map(|msg| lines(&service, msg));
-        assert_eq!(said, [1, 1, 1], "{}: {:#?}", name(protocol), service.log());
-        println!("{}: 3 spans lost for 2 reasons, 1 line for each", name(protocol));
+        assert_eq!(said, [1, 1, 1], "{}: {:#?}", protocol.name(), service.log());
+        println!("{}: 3 spans lost for 2 reasons, 1 line for each", protocol.name());
     }
 }
 
@@ -274,7 +267,7 @@ fn a_connection_that_is_not_made_is_given_up_and_tried_anew() {
                 !connecting(absent).is_subset(&known)
             });
             known.append(&mut connecting(absent));
-            println!("{}: {one} after {:.1?}", name(protocol), begun.elapsed());
+            println!("{}: {one} after {:.1?}", protocol.name(), begun.elapsed());
         }
     }
 }

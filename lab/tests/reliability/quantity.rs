@@ -7,7 +7,7 @@ use testkit::http::Request;
 use testkit::prometheus::Page;
 use testkit::{FakeServer, Process, Reply};
 
-use crate::support::{Numbers, at_once, many, pipeline, resident, service_a, service_b};
+use crate::support::{Numbers, at_once, many, pipeline, service_a, service_b};
 
 const DURATION: &str = "http_server_request_duration_seconds";
 
@@ -24,9 +24,9 @@ fn send(service: &Process, requests: usize) {
 /// How much resident memory grows, in KiB, from when a service is warm to after so many requests.
 fn growth(service: &Process, warm_up: usize, requests: usize) -> i64 {
     send(service, warm_up);
-    let before = resident(service);
+    let before = service.resident_kib();
     send(service, requests);
-    let growth = resident(service) - before;
+    let growth = service.resident_kib() - before;
     println!("{requests} requests: {before} KiB and {growth} KiB more");
     growth
 }

@@ -3,7 +3,7 @@
 use testkit::http::{Connection, Request};
 use testkit::{FakeServer, Process, Reply, ReservedPort};
 
-use crate::support::{at_once, latencies, open_files, pipeline, resident, service_b, wait_until};
+use crate::support::{at_once, latencies, open_files, pipeline, service_b, wait_until};
 
 const ERRORS: &str = "http_client_request_errors_total";
 
@@ -52,7 +52,7 @@ fn calls_of_a_sick_a_leave_nothing_behind() {
         }
         service_a.reply(Reply::echo("hello"));
         assert_eq!(service_b.get("/call-echo?msg=hello").status, 200, "round {round}");
-        memory = resident(&service_b);
+        memory = service_b.resident_kib();
         let first = *first.get_or_insert(memory);
         assert!(memory - first < 16 * 1024, "{memory} KiB after {first} KiB");
     }

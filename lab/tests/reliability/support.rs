@@ -83,13 +83,6 @@ pub(crate) fn open_files(process: &Process) -> usize {
     fs::read_dir(format!("/proc/{}/fd", process.id())).unwrap().count()
 }
 
-/// Resident memory of a process, in KiB.
-pub(crate) fn resident(process: &Process) -> i64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().strip_suffix(" kB").unwrap().parse().unwrap()
-}
-
 /// Waits for something that leaves no sign but itself.
 pub(crate) fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     let deadline = Instant::now() + PATIENCE;
