@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_slowest_and_the_last_of_each_kind_are_found() {
+    fn finds_slowest_and_latest_failures() {
         let page = "HTTP/1.0 200 OK\r\n\r\n\
             http_server_request_duration_seconds_bucket{http_route=\"/call-echo\",le=\"0.005\"} 9 # {trace_id=\"aa\",span_id=\"1\"} 0.002 17.000\n\
             http_server_request_duration_seconds_bucket{http_route=\"/call-echo\",le=\"2.5\"} 10 # {trace_id=\"bb\",span_id=\"1\"} 1.001 18.000\n\

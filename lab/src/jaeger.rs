@@ -3,22 +3,22 @@
 use std::ffi::OsString;
 use std::fmt;
 
-use embedded_jaeger::{Running, Settings};
+use embedded_jaeger::{JaegerConfig, JaegerHandle};
 use observability::Exit;
-use observability::serve::Signals;
+use observability::serve::ShutdownSignals;
 
 /// The destination of the traces.
 #[derive(Debug)]
 pub(crate) enum Traces {
     /// The lab's own Jaeger.
-    Embedded(Option<Running>),
+    Embedded(Option<JaegerHandle>),
     /// Somebody else's, at this host.
     Exported(String),
 }
 
 impl Traces {
     /// Starts the lab's own Jaeger unless the environment names another place.
-    pub(crate) async fn start(settings: &Settings) -> Result<Self, Exit> {
+    pub(crate) async fn start(settings: &JaegerConfig) -> Result<Self, Exit> {
         let elsewhere = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"]
             .into_iter()
             .find_map(|variable| std::env::var(variable).ok().filter(|value| !value.is_empty()));
@@ -75,7 +75,7 @@ impl fmt::Display for Traces {
 pub(crate) async fn alone(args: impl Iterator<Item = OsString>) -> Result<(), Exit> {
     let args = std::iter::once("lab jaeger".into()).chain(args);
     let settings = crate::settings::Settings::from_args(args)?;
-    let mut signals = Signals::new()?;
+    let mut signals = ShutdownSignals::new()?;
     let jaeger = start(settings.jaeger).await?;
     let screen = crate::screen::Screen::new();
     screen.say(format_args!(
@@ -89,7 +89,7 @@ pub(crate) async fn alone(args: impl Iterator<Item = OsString>) -> Result<(), Ex
     Ok(())
 }
 
-async fn start(settings: Settings) -> Result<Running, Exit> {
+async fn start(settings: JaegerConfig) -> Result<JaegerHandle, Exit> {
     embedded_jaeger::start(settings)
         .await
         .map_err(|error| Exit::failure(format!("lab: Jaeger did not start: {error}")))

@@ -14,7 +14,7 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use observability::Exit;
-use observability::serve::Signals;
+use observability::serve::ShutdownSignals;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval_at};
 
@@ -37,7 +37,7 @@ mod tally;
 /// The whole of `lab load`.
 pub(crate) async fn run(args: impl Iterator<Item = OsString>) -> Result<(), Exit> {
     let settings = Settings::from_args(std::iter::once("lab load".into()).chain(args))?;
-    let mut signals = Signals::new()?;
+    let mut signals = ShutdownSignals::new()?;
     let mut load = Load::new(settings)?;
     let end = load.send(&mut signals).await?;
     if let Some(faults) = &mut load.faults {
@@ -88,7 +88,7 @@ impl Load {
     }
 
     /// Sends what is due until the time is over or a signal comes.
-    async fn send(&mut self, signals: &mut Signals) -> Result<End, Exit> {
+    async fn send(&mut self, signals: &mut ShutdownSignals) -> Result<End, Exit> {
         let Settings { rate, duration, .. } = self.settings;
         self.greet();
         let start = Instant::now();
@@ -154,7 +154,7 @@ impl Load {
     }
 
     /// Waits for the requests in flight, each for its time budget at most; a signal cuts them off.
-    async fn finish(&mut self, signals: &mut Signals) {
+    async fn finish(&mut self, signals: &mut ShutdownSignals) {
         loop {
             tokio::select! {
                 done = self.in_flight.join_next() => match done {

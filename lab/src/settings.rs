@@ -11,7 +11,7 @@ use observability::Exit;
 pub(crate) struct Settings {
     pub(crate) service_a: SocketAddr,
     pub(crate) service_b: SocketAddr,
-    pub(crate) jaeger: embedded_jaeger::Settings,
+    pub(crate) jaeger: embedded_jaeger::JaegerConfig,
 }
 
 struct Port {
@@ -53,7 +53,7 @@ impl Settings {
         let settings = Self {
             service_a: address(&SERVICE_A),
             service_b: address(&SERVICE_B),
-            jaeger: embedded_jaeger::Settings {
+            jaeger: embedded_jaeger::JaegerConfig {
                 ui: address(&JAEGER_UI),
                 otlp_grpc: address(&OTLP_GRPC),
                 otlp_http: address(&OTLP_HTTP),

@@ -6,7 +6,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use observability::Exit;
-use observability::serve::Signals;
+use observability::serve::ShutdownSignals;
 
 use crate::child::{Child, Event, Plan, SERVICE_A, SERVICE_B};
 use crate::highlights::{self, Highlights};
@@ -24,7 +24,7 @@ const STOP_MARGIN: Duration = Duration::from_secs(1);
 /// Runs the system until told to stop.
 pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
     let mut screen = Screen::new();
-    let mut signals = Signals::new()?;
+    let mut signals = ShutdownSignals::new()?;
     let started = tokio::select! {
         started = System::start(&settings, screen) => Some(started?),
         _ = signals.next() => None,
@@ -117,7 +117,7 @@ fn shared_env(traces: &Traces) -> Vec<(&'static str, OsString)> {
     // The line that says where a service listens is needed here, whatever else is filtered.
     let filter = std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty());
     let filter = filter.unwrap_or_else(|| "info".to_owned());
-    env.push(("RUST_LOG", format!("{filter},observability::serve=info").into()));
+    env.push(("RUST_LOG", format!("{filter},observability=info").into()));
     // Who sits before the screen does not want to wait five seconds for a trace.
     if std::env::var_os("OTEL_BSP_SCHEDULE_DELAY").is_none() {
         env.push(("OTEL_BSP_SCHEDULE_DELAY", "200".into()));

@@ -23,7 +23,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 const OK: &str = r#"{"service_a":{"echo":"load"},"service_b":"ok"}"#;
 
 #[tokio::test]
-async fn the_clock_goes_on_while_the_server_stalls() {
+async fn stalled_server_does_not_slow_pacer() {
     let b = Gated::start().await;
     let mut load = Load::start(&b.url, &["--rate", "100", "--duration", "1s", "--timeout", "50s"]);
     // All of them arrive though none is answered.
@@ -90,7 +90,7 @@ async fn outcomes_are_counted_by_kind() {
 }
 
 #[tokio::test]
-async fn a_request_that_takes_too_long_is_a_timeout_of_b_itself() {
+async fn request_timeout_is_attributed_to_b() {
     let b = Gated::start().await;
     let flags = ["--rate", "20", "--duration", "200ms", "--timeout", "100ms"];
     let mut load = Load::start(&b.url, &flags);
@@ -132,7 +132,7 @@ async fn bad_settings_are_named_at_once() {
 }
 
 #[tokio::test]
-async fn a_closed_stdout_is_no_reason_to_crash() {
+async fn closed_stdout_is_ignored() {
     let b = Gated::start().await;
     b.open();
     let mut load = Load::start(&b.url, &["--rate", "20", "--duration", "100ms"]);
@@ -142,7 +142,7 @@ async fn a_closed_stdout_is_no_reason_to_crash() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn sigterm_ends_it_with_a_report_and_the_faults_off() {
+async fn sigterm_reports_and_clears_faults() {
     let b = Gated::start().await;
     b.open();
     let (told, mut faults) = tokio::sync::mpsc::unbounded_channel();
@@ -171,7 +171,7 @@ async fn sigterm_ends_it_with_a_report_and_the_faults_off() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn a_second_signal_cuts_off_what_is_in_flight() {
+async fn second_signal_aborts_requests() {
     let b = Gated::start().await;
     let mut load = Load::start(&b.url, &["--rate", "1000", "--duration", "1h", "--timeout", "1h"]);
     b.arrived(3).await;

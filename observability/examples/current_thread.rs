@@ -14,7 +14,7 @@ async fn main() -> ExitCode {
 
 async fn serve() -> Result<(), Exit> {
     let service =
-        observability::service!("current-thread", log_name: "T", listen_addr: "127.0.0.1:8084");
-    let telemetry = observability::start(&Config::from_process(service)?)?;
+        observability::service!("current-thread", log_label: "T", listen_addr: "127.0.0.1:8084");
+    let telemetry = observability::init(&Config::from_process(service)?)?;
     telemetry.serve(Router::new().route("/hello", get(async || "hello"))).await
 }

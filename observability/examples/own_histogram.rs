@@ -13,8 +13,8 @@ fn main() -> ExitCode {
 
 async fn serve() -> Result<(), Exit> {
     let service =
-        observability::service!("own-histogram", log_name: "H", listen_addr: "127.0.0.1:8085");
-    let telemetry = observability::start(&Config::from_process(service)?)?;
+        observability::service!("own-histogram", log_label: "H", listen_addr: "127.0.0.1:8085");
+    let telemetry = observability::init(&Config::from_process(service)?)?;
     telemetry.serve(Router::new().route("/record/{samples}", post(record))).await
 }
 

@@ -25,9 +25,9 @@ fn main() -> ExitCode {
 
 async fn harness() -> Result<(), Exit> {
     let service = observability::service!(
-        "trace-context-harness", log_name: "harness", listen_addr: "127.0.0.1:5000"
+        "trace-context-harness", log_label: "harness", listen_addr: "127.0.0.1:5000"
     );
-    let telemetry = observability::start(&Config::from_process(service)?)?;
+    let telemetry = observability::init(&Config::from_process(service)?)?;
     let client = telemetry.client().timeout(Duration::from_secs(5)).build()?;
     telemetry.serve(Router::new().route("/test", post(call_all)).with_state(client)).await
 }

@@ -12,7 +12,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::json;
 
-use crate::metrics::open_metrics;
+use crate::metrics::openmetrics;
 use crate::telemetry::Telemetry;
 
 impl Telemetry {
@@ -29,18 +29,19 @@ impl Telemetry {
 
 /// In OpenMetrics with exemplars where the scraper asks for it, compressed where it may be.
 async fn metrics(State(telemetry): State<Telemetry>, headers: HeaderMap) -> Response {
-    let open = open_metrics::is_preferred(&list(&headers, ACCEPT));
-    let gzip = open_metrics::quality(&list(&headers, ACCEPT_ENCODING), "gzip") > 0.0;
+    let open = openmetrics::prefers_openmetrics(&list(&headers, ACCEPT));
+    let gzip = openmetrics::accept_weight(&list(&headers, ACCEPT_ENCODING), "gzip") > 0.0;
     // A page of thousands of series takes milliseconds, in which no request is to stand still.
     let page = tokio::task::spawn_blocking(move || {
         let metrics = &telemetry.0.metrics;
-        let page = if open { metrics.render_open_metrics() } else { metrics.render() };
+        let page = if open { metrics.render_openmetrics() } else { metrics.render() };
         if gzip { compress(page.as_bytes()) } else { Ok(page.into_bytes()) }
     });
     let Ok(Ok(page)) = page.await else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
-    let media_type = if open { open_metrics::OPEN_METRICS } else { open_metrics::CLASSIC };
+    let media_type =
+        if open { openmetrics::OPENMETRICS_CONTENT_TYPE } else { openmetrics::TEXT_CONTENT_TYPE };
     let mut response = page.into_response();
     let answer = response.headers_mut();
     answer.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));

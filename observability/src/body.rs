@@ -7,28 +7,28 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 /// What waits for the end of a body. Dropped without having been told of it, nobody read to the end.
-pub(crate) trait EndOfBody<E> {
+pub(crate) trait OnBodyEnd<E> {
     /// The body is over, or broke off with `error`.
     fn end(&mut self, error: Option<&E>);
 }
 
 pin_project! {
     /// A body and its guard.
-    pub(crate) struct GuardedBody<B, G> {
+    pub(crate) struct InstrumentedBody<B, G> {
         #[pin]
         inner: B,
         guard: Option<G>,
     }
 }
 
-impl<B, G> GuardedBody<B, G> {
+impl<B, G> InstrumentedBody<B, G> {
     /// `guard` is absent where all has been told already.
     pub(crate) fn new(inner: B, guard: Option<G>) -> Self {
         Self { inner, guard }
     }
 }
 
-impl<B: Body, G: EndOfBody<B::Error>> Body for GuardedBody<B, G> {
+impl<B: Body, G: OnBodyEnd<B::Error>> Body for InstrumentedBody<B, G> {
     type Data = B::Data;
     type Error = B::Error;
 

@@ -1,7 +1,7 @@
 //! Calls to other services: context injected, a span, a duration, an error kind.
 //!
 //! The middleware sits innermost, next to the connection, so that no other wraps an error before it
-//! is classified. Its guard (`Call`) lives to the end of the answer's body: a body that breaks off
+//! is classified. Its guard (`CallGuard`) lives to the end of the answer's body: a body that breaks off
 //! or comes too late is a failed call, though its headers were fine.
 
 use std::error::Error;
@@ -24,19 +24,19 @@ use tracing::field::Empty;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use url::Position;
 
-use crate::body::{EndOfBody, GuardedBody};
-use crate::error_kind::{DnsError, ErrorKind, chain};
+use crate::body::{InstrumentedBody, OnBodyEnd};
+use crate::error_kind::{DnsError, ErrorKind, error_chain};
 use crate::method::Method;
-use crate::metrics::{Outcome, PeerMetrics};
+use crate::metrics::{ClientMetrics, Outcome};
 use crate::server::Failure;
 use crate::telemetry::Telemetry;
 use crate::trace_context;
 
 mod resilience;
 
-use resilience::{Breaker, RetryConnect};
+use resilience::{CircuitBreaker, ConnectRetry};
 
-/// The largest body that [`CallJson::call_json`] reads, in bytes: what is longer is no answer.
+/// The largest body that [`RequestBuilderExt::fetch_json`] reads, in bytes: what is longer is no answer.
 pub const MAX_JSON_BODY: usize = 1024 * 1024;
 
 /// How long a connection is kept for the next call. Less than servers keep theirs, our own among them
@@ -44,13 +44,13 @@ pub const MAX_JSON_BODY: usize = 1024 * 1024;
 /// its server is just closing.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Builds a client whose calls are traced and measured.
+/// Builds a client whose calls are exemplar_context and measured.
 pub struct ClientBuilder {
     telemetry: Telemetry,
     client: reqwest::ClientBuilder,
     timeout: Option<Duration>,
     connect_retries: u32,
-    breaker: Option<Breaker>,
+    breaker: Option<CircuitBreaker>,
 }
 
 impl fmt::Debug for ClientBuilder {
@@ -66,7 +66,7 @@ impl ClientBuilder {
         let client = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
-            .dns_resolver(Arc::new(Resolver))
+            .dns_resolver(Arc::new(SystemResolver))
             .pool_idle_timeout(IDLE_TIMEOUT)
             .tcp_nodelay(true);
         Self { telemetry, client, timeout: None, connect_retries: 0, breaker: None }
@@ -80,7 +80,7 @@ impl ClientBuilder {
 
     /// Calls again, at most so often, where no connection could be made; off (0) unless asked for.
     /// Over time at most a fifth of the calls, or one a second, is made again.
-    pub fn connect_retries(mut self, retries: u32) -> Self {
+    pub fn max_connect_retries(mut self, retries: u32) -> Self {
         self.connect_retries = retries;
         self
     }
@@ -90,14 +90,14 @@ impl ClientBuilder {
     pub fn circuit_breaker(mut self, url: &Url, failures: u32) -> Self {
         self.breaker = (failures > 0).then(|| {
             let metrics = self.telemetry.0.metrics.client(url);
-            Breaker::new(failures, metrics.circuit_open())
+            CircuitBreaker::new(failures, metrics.circuit_open())
         });
         self
     }
 
     /// A service that will be called: its error counters stand at 0 from now on, so that a rate is
     /// right from the first error on.
-    pub fn peer(self, url: &Url) -> Self {
+    pub fn register_server(self, url: &Url) -> Self {
         self.telemetry.0.metrics.client(url);
         self
     }
@@ -119,24 +119,24 @@ impl ClientBuilder {
         let Self { telemetry, client, timeout, connect_retries, breaker } = self;
         let mut builder = reqwest_middleware::ClientBuilder::new(client.build()?);
         if connect_retries > 0 {
-            builder = builder.with(RetryConnect::new(telemetry.clone(), connect_retries, timeout));
+            builder = builder.with(ConnectRetry::new(telemetry.clone(), connect_retries, timeout));
         }
-        Ok(builder.with(Measure { telemetry, breaker }).build())
+        Ok(builder.with(TelemetryMiddleware { telemetry, breaker }).build())
     }
 }
 
 /// A JSON answer in one step, with an error that knows its kind.
-pub trait CallJson {
+pub trait RequestBuilderExt {
     /// Sends the request, expects a 2xx answer, reads its body, decodes it. All of it is one call: a
     /// body that does not decode is a failed call in span and metrics, with the kind `decode`.
-    fn call_json<T: DeserializeOwned>(self) -> impl Future<Output = Result<T, CallError>> + Send;
+    fn fetch_json<T: DeserializeOwned>(self) -> impl Future<Output = Result<T, CallError>> + Send;
 }
 
-impl CallJson for RequestBuilder {
-    fn call_json<T: DeserializeOwned>(
+impl RequestBuilderExt for RequestBuilder {
+    fn fetch_json<T: DeserializeOwned>(
         mut self,
     ) -> impl Future<Output = Result<T, CallError>> + Send {
-        let slot = CallSlot::default();
+        let slot = GuardSlot::default();
         let mut extensions = std::mem::take(self.extensions());
         extensions.insert(slot.clone());
         // What `send` does, without moving the builder into a future of its own.
@@ -149,7 +149,7 @@ impl CallJson for RequestBuilder {
             };
             let mut response = match sent {
                 Ok(response) => response,
-                Err(error) => return Err(CallError::of_send(slot.take(), error)),
+                Err(error) => return Err(CallError::from_send_error(slot.take(), error)),
             };
             let result = decode(&mut response).await;
             // The guard is there whenever our middleware is; without it there is nothing to measure.
@@ -157,7 +157,7 @@ impl CallJson for RequestBuilder {
             if let Some(call) = &mut call {
                 call.finish(result.as_ref().err().map(|error| error.kind));
             }
-            result.map_err(|error| error.of_call(call.as_ref(), Some(response.url())))
+            result.map_err(|error| error.with_request(call.as_ref(), Some(response.url())))
         }
     }
 }
@@ -165,15 +165,18 @@ impl CallJson for RequestBuilder {
 async fn decode<T: DeserializeOwned>(response: &mut Response) -> Result<T, CallError> {
     let status = response.status();
     if !status.is_success() {
-        return Err(CallError::answered(ErrorKind::Status(status), format!("answered {status}")));
+        return Err(CallError::response_received(
+            ErrorKind::Status(status),
+            format!("answered {status}"),
+        ));
     }
     let too_long = || {
         let details = format!("answered {status} with a body of more than {MAX_JSON_BODY} bytes");
-        CallError::answered(ErrorKind::Decode, details)
+        CallError::response_received(ErrorKind::Decode, details)
     };
     let broken = |error: reqwest::Error| {
-        let kind = ErrorKind::of_reqwest(&error);
-        CallError::answered(kind, chain(&error.without_url()))
+        let kind = ErrorKind::from_reqwest(&error);
+        CallError::response_received(kind, error_chain(&error.without_url()))
     };
     let length = response.content_length();
     // Most bodies come in one piece, which is decoded where it lies.
@@ -196,13 +199,13 @@ async fn decode<T: DeserializeOwned>(response: &mut Response) -> Result<T, CallE
     }
     serde_json::from_slice(&body).map_err(|error| {
         // It quotes the body, which may be long.
-        let error = shortened(error.to_string());
+        let error = truncate(error.to_string());
         let details = format!("answered {status} with a body that is not what was agreed: {error}");
-        CallError::answered(ErrorKind::Decode, details)
+        CallError::response_received(ErrorKind::Decode, details)
     })
 }
 
-fn shortened(mut text: String) -> String {
+fn truncate(mut text: String) -> String {
     const MAX: usize = 512;
     if text.len() > MAX {
         text.truncate(text.floor_char_boundary(MAX));
@@ -216,27 +219,27 @@ fn shortened(mut text: String) -> String {
 pub struct CallError {
     kind: ErrorKind,
     details: String,
-    answered: bool,
+    is_response_received: bool,
 }
 
 impl CallError {
-    fn answered(kind: ErrorKind, details: String) -> Self {
-        Self { kind, details, answered: true }
+    fn response_received(kind: ErrorKind, details: String) -> Self {
+        Self { kind, details, is_response_received: true }
     }
 
-    fn of_send(call: Option<Call>, error: reqwest_middleware::Error) -> Self {
-        let kind = ErrorKind::of_middleware(&error);
-        let answered = is_garbled(&error);
+    fn from_send_error(call: Option<CallGuard>, error: reqwest_middleware::Error) -> Self {
+        let kind = ErrorKind::from_middleware(&error);
+        let is_response_received = is_parse_error(&error);
         let url = error.url().cloned();
-        let details = chain(&error.without_url());
-        Self { kind, details, answered }.of_call(call.as_ref(), url.as_ref())
+        let details = error_chain(&error.without_url());
+        Self { kind, details, is_response_received }.with_request(call.as_ref(), url.as_ref())
     }
 
     /// Says whom the call went to.
-    fn of_call(self, call: Option<&Call>, url: Option<&Url>) -> Self {
+    fn with_request(self, call: Option<&CallGuard>, url: Option<&Url>) -> Self {
         let details = match (call, url) {
             (Some(call), Some(url)) => {
-                let (method, url) = (call.method.as_str(), without_secrets(url));
+                let (method, url) = (call.method.as_str(), redact_url(url));
                 format!("{method} {url}: {}", self.details)
             }
             _ => self.details,
@@ -259,7 +262,7 @@ impl CallError {
     pub fn http_status(&self) -> StatusCode {
         match self.kind {
             ErrorKind::Timeout => StatusCode::GATEWAY_TIMEOUT,
-            _ if self.answered => StatusCode::BAD_GATEWAY,
+            _ if self.is_response_received => StatusCode::BAD_GATEWAY,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -280,7 +283,7 @@ impl From<CallError> for Failure {
 }
 
 /// Whether something came back that is no HTTP: an answer, if an unusable one.
-fn is_garbled(error: &(dyn Error + 'static)) -> bool {
+fn is_parse_error(error: &(dyn Error + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
         if error.downcast_ref().is_some_and(hyper::Error::is_parse) {
@@ -292,35 +295,35 @@ fn is_garbled(error: &(dyn Error + 'static)) -> bool {
 }
 
 /// The middleware.
-struct Measure {
+struct TelemetryMiddleware {
     telemetry: Telemetry,
-    breaker: Option<Breaker>,
+    breaker: Option<CircuitBreaker>,
 }
 
 #[async_trait::async_trait]
-impl Middleware for Measure {
+impl Middleware for TelemetryMiddleware {
     async fn handle(
         &self,
         mut request: Request,
         extensions: &mut Extensions,
         next: Next<'_>,
     ) -> reqwest_middleware::Result<Response> {
-        if let Some(Err(open)) = self.breaker.as_ref().map(Breaker::permit) {
-            self.telemetry.0.metrics.client(request.url()).not_called();
+        if let Some(Err(open)) = self.breaker.as_ref().map(CircuitBreaker::try_acquire) {
+            self.telemetry.0.metrics.client(request.url()).record_rejected();
             return Err(reqwest_middleware::Error::middleware(open));
         }
-        let mut call = Call::start(&self.telemetry, &request);
+        let mut call = CallGuard::start(&self.telemetry, &request);
         call.breaker = self.breaker.clone();
         trace_context::inject(&call.cx, request.headers_mut());
-        let slot = extensions.get::<CallSlot>().cloned();
+        let slot = extensions.get::<GuardSlot>().cloned();
         // The span is not entered: below here is only the connection, which makes no spans.
         let result = next.run(request, extensions).await;
         let response = match result {
             Ok(response) => response,
             Err(error) => {
-                call.finish(Some(ErrorKind::of_middleware(&error)));
+                call.finish(Some(ErrorKind::from_middleware(&error)));
                 if let Some(slot) = slot {
-                    slot.put(call);
+                    slot.set(call);
                 }
                 return Err(error);
             }
@@ -328,10 +331,10 @@ impl Middleware for Measure {
         call.status = Some(response.status());
         match slot {
             Some(slot) => {
-                slot.put(call);
+                slot.set(call);
                 Ok(response)
             }
-            None => Ok(call.until_the_end_of(response)),
+            None => Ok(call.instrument_body(response)),
         }
     }
 }
@@ -345,7 +348,7 @@ impl Telemetry {
             let span = span.span_context();
             // A span that will not be sampled is not made at all.
             let is_unsampled = span.is_valid() && !span.is_sampled();
-            (is_unsampled && self.0.unsampled_stays_unsampled).then(|| cx.clone())
+            (is_unsampled && self.0.is_parent_based).then(|| cx.clone())
         });
         if let Some(caller) = caller {
             return (Span::none(), caller);
@@ -369,33 +372,33 @@ impl Telemetry {
 
 /// Where the middleware leaves the guard for one who reads the body himself.
 #[derive(Clone, Default)]
-struct CallSlot(Arc<Mutex<Option<Call>>>);
+struct GuardSlot(Arc<Mutex<Option<CallGuard>>>);
 
-impl CallSlot {
-    fn put(&self, call: Call) {
+impl GuardSlot {
+    fn set(&self, call: CallGuard) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(call);
     }
 
-    fn take(&self) -> Option<Call> {
+    fn take(&self) -> Option<CallGuard> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
 /// The guard of one call.
-struct Call {
+struct CallGuard {
     telemetry: Telemetry,
-    peer: Arc<PeerMetrics>,
+    peer: Arc<ClientMetrics>,
     started: Instant,
     method: Method,
     cx: Context,
     /// The span ends when this is dropped.
     _span: Span,
     status: Option<StatusCode>,
-    breaker: Option<Breaker>,
+    breaker: Option<CircuitBreaker>,
     finished: bool,
 }
 
-impl Call {
+impl CallGuard {
     fn start(telemetry: &Telemetry, request: &Request) -> Self {
         let method = Method::from(request.method());
         let (span, cx) = telemetry.client_span();
@@ -406,7 +409,7 @@ impl Call {
                 KeyValue::new("http.request.method", method.as_str()),
                 KeyValue::new("server.address", Arc::clone(&peer.peer.address)),
                 KeyValue::new("server.port", i64::from(peer.peer.port)),
-                KeyValue::new("url.full", without_secrets(request.url())),
+                KeyValue::new("url.full", redact_url(request.url())),
             ]);
         }
         peer.active(method).increment(1);
@@ -432,16 +435,16 @@ impl Call {
         let error = error
             .or_else(|| self.status.filter(|status| !status.is_success()).map(ErrorKind::Status));
         if let Some(breaker) = &self.breaker {
-            breaker.observe(error);
+            breaker.record(error);
         }
         self.peer.active(self.method).decrement(1);
         let span = self.cx.span();
         let outcome = Outcome { method: self.method, status: self.status, error };
-        self.peer.request(outcome, duration, self.telemetry.traced(span.span_context()));
+        self.peer.request(outcome, duration, self.telemetry.exemplar_context(span.span_context()));
         if !span.is_recording() {
             return;
         }
-        outcome.describe(&span);
+        outcome.set_attributes(&span);
         // A caller that went away is no error of the peer's.
         if error.is_some_and(|error| error != ErrorKind::Canceled) {
             span.set_status(Status::error(""));
@@ -449,7 +452,7 @@ impl Call {
     }
 
     /// The answer, with the guard in its body.
-    fn until_the_end_of(mut self, response: Response) -> Response {
+    fn instrument_body(mut self, response: Response) -> Response {
         let url = response.url().clone();
         let (mut parts, body) = http::Response::from(response).into_parts();
         let call = if body.is_end_stream() {
@@ -462,25 +465,25 @@ impl Call {
         if let Ok(carrier) = http::Response::builder().url(url).body(()) {
             parts.extensions.extend(carrier.into_parts().0.extensions);
         }
-        let body = reqwest::Body::wrap(GuardedBody::new(body, call));
+        let body = reqwest::Body::wrap(InstrumentedBody::new(body, call));
         Response::from(http::Response::from_parts(parts, body))
     }
 }
 
-impl Drop for Call {
+impl Drop for CallGuard {
     fn drop(&mut self) {
         self.finish(Some(ErrorKind::Canceled));
     }
 }
 
-impl EndOfBody<reqwest::Error> for Call {
+impl OnBodyEnd<reqwest::Error> for CallGuard {
     fn end(&mut self, error: Option<&reqwest::Error>) {
-        self.finish(error.map(ErrorKind::of_reqwest));
+        self.finish(error.map(ErrorKind::from_reqwest));
     }
 }
 
 /// Scheme, host, port and path: what is left of a URL without credentials and query values.
-fn without_secrets(url: &Url) -> String {
+fn redact_url(url: &Url) -> String {
     // Most URLs have a port and no credentials: then it is their beginning.
     if url.port().is_some() && url.username().is_empty() && url.password().is_none() {
         return url[..Position::AfterPath].to_owned();
@@ -493,9 +496,9 @@ fn without_secrets(url: &Url) -> String {
 }
 
 /// The system's resolver, with an error that has a type.
-struct Resolver;
+struct SystemResolver;
 
-impl Resolve for Resolver {
+impl Resolve for SystemResolver {
     fn resolve(&self, name: Name) -> Resolving {
         Box::pin(async move {
             let found = tokio::net::lookup_host((name.as_str(), 0)).await.map_err(DnsError)?;
@@ -510,12 +513,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_url_is_shown_without_its_secrets() {
+    fn redacts_credentials_and_query() {
         for (url, shown) in [
             ("http://user:pw@a.test/echo?msg=1#f", "http://a.test:80/echo"),
             ("http://[::1]:8080/", "http://[::1]:8080/"),
         ] {
-            assert_eq!(without_secrets(&url.parse().unwrap()), shown);
+            assert_eq!(redact_url(&url.parse().unwrap()), shown);
         }
     }
 }

@@ -18,13 +18,13 @@ use crate::otel::OtelConfig;
 
 /// What a service is called, and which build of it this is.
 #[derive(Debug, Clone, Copy)]
-pub struct Service {
+pub struct ServiceInfo {
     /// `service.name` in traces unless `OTEL_SERVICE_NAME` says otherwise, and the command's name.
     pub name: &'static str,
     /// The `service` field of its log lines.
-    pub log_name: &'static str,
+    pub log_label: &'static str,
     /// What `--help` says it is for.
-    pub about: &'static str,
+    pub description: &'static str,
     /// Version of the build.
     pub version: &'static str,
     /// Revision of the source it was built from, or `unknown`.
@@ -128,7 +128,7 @@ const MAX_MS: u64 = 24 * 60 * 60 * 1000;
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Who this is.
-    pub service: Service,
+    pub service: ServiceInfo,
     /// [`LISTEN_ADDR`]
     pub listen_addr: SocketAddr,
     /// [`ADMIN_ADDR`]
@@ -152,19 +152,19 @@ pub struct Config {
 impl Config {
     /// Reads the settings of a service that has none of its own from command line and environment.
     /// `--help`, `--version` and `--health-check` do their work and end the process.
-    pub fn from_process(service: Service) -> Result<Self, Exit> {
+    pub fn from_process(service: ServiceInfo) -> Result<Self, Exit> {
         Reader::from_process(service, &[])?.finish(|_| ()).map(|(config, ())| config)
     }
 
     /// As [`from_process`](Self::from_process), from a lookup of variables.
     pub fn from_lookup(
-        service: Service,
+        service: ServiceInfo,
         lookup: impl Fn(&str) -> Option<OsString> + 'static,
     ) -> Result<Self, Exit> {
         Reader::from_lookup(service, lookup).finish(|_| ()).map(|(config, ())| config)
     }
 
-    fn read(service: Service, reader: &mut Reader) -> Self {
+    fn read(service: ServiceInfo, reader: &mut Reader) -> Self {
         let listen = Setting { default: Some(service.listen_addr), ..LISTEN_ADDR };
         let fallback = SocketAddr::from(([127, 0, 0, 1], 0));
         Self {
@@ -188,7 +188,7 @@ type Lookup = Box<dyn Fn(&str) -> Option<OsString>>;
 
 /// Reads settings and remembers what was wrong with them.
 pub struct Reader {
-    service: Service,
+    service: ServiceInfo,
     lookup: Lookup,
     problems: Vec<String>,
     health_check: bool,
@@ -203,13 +203,13 @@ impl fmt::Debug for Reader {
 impl Reader {
     /// Parses the process's command line; a flag comes before its variable. `own` are the service's
     /// own settings beside the common ones. `--help` and `--version` end the process.
-    pub fn from_process(service: Service, own: &[Setting]) -> Result<Self, Exit> {
+    pub fn from_process(service: ServiceInfo, own: &[Setting]) -> Result<Self, Exit> {
         Self::from_args(service, own, std::env::args_os())
     }
 
     /// As [`from_process`](Self::from_process), with the words of the command line given.
     pub fn from_args(
-        service: Service,
+        service: ServiceInfo,
         own: &[Setting],
         args: impl IntoIterator<Item = impl Into<OsString> + Clone>,
     ) -> Result<Self, Exit> {
@@ -229,7 +229,7 @@ impl Reader {
 
     /// Reads from `lookup`, which is given the name of a variable.
     pub fn from_lookup(
-        service: Service,
+        service: ServiceInfo,
         lookup: impl Fn(&str) -> Option<OsString> + 'static,
     ) -> Self {
         Self { service, lookup: Box::new(lookup), problems: Vec::new(), health_check: false }
@@ -309,7 +309,7 @@ impl Reader {
 
 const HEALTH_CHECK: &str = "health-check";
 
-fn command(service: Service, own: &[Setting]) -> clap::Command {
+fn command(service: ServiceInfo, own: &[Setting]) -> clap::Command {
     let listen = Setting { default: Some(service.listen_addr), ..LISTEN_ADDR };
     let common = std::iter::once(listen).chain(COMMON.into_iter().skip(1));
     let (listening, common): (Vec<_>, Vec<_>) =
@@ -333,7 +333,7 @@ fn command(service: Service, own: &[Setting]) -> clap::Command {
         }
     };
     clap::Command::new(service.name)
-        .about(service.about)
+        .about(service.description)
         .version(format!("{} (revision {})", service.version, service.revision))
         .args(listening.into_iter().map(arg))
         .args(own.iter().copied().map(arg))
@@ -361,10 +361,10 @@ Traces are exported where OTEL_EXPORTER_OTLP_ENDPOINT is set. Read as OpenTeleme
 mod tests {
     use super::*;
 
-    const SERVICE: Service = Service {
+    const SERVICE: ServiceInfo = ServiceInfo {
         name: "service-t",
-        log_name: "T",
-        about: "A test",
+        log_label: "T",
+        description: "A test",
         version: "1.0.0",
         revision: "unknown",
         listen_addr: "127.0.0.1:8080",
@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flag_is_read_and_an_unknown_one_refused() {
+    fn flags_are_parsed() {
         let read =
             |args: &'static [&str]| Reader::from_args(SERVICE, &[SPEED], args.iter().copied());
         let reader = read(&["t", "--speed", "7", "--listen-addr=[::1]:0"]).unwrap();
@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn help_names_every_setting_with_its_default() {
+    fn help_lists_defaults() {
         let help = Reader::from_args(SERVICE, &[SPEED], ["t", "--help"]).unwrap_err().to_string();
         for setting in COMMON.iter().chain(&[SPEED]) {
             assert!(help.contains(&format!("--{}", setting.flag())), "{help}");

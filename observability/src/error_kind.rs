@@ -40,7 +40,7 @@ pub enum ErrorKind {
 impl ErrorKind {
     /// Every kind of failed call that has a name of its own; [`ErrorKind::Status`] is named by its
     /// code, and a call that is never made ([`ErrorKind::CircuitOpen`]) needs a circuit breaker.
-    pub const NAMED: [Self; 9] = [
+    pub const ALL_NAMED: [Self; 9] = [
         Self::Timeout,
         Self::Refused,
         Self::Reset,
@@ -71,7 +71,7 @@ impl ErrorKind {
     }
 
     /// The word as a value that costs nothing to clone where the kind is a named one.
-    pub(crate) fn to_cow(self) -> Cow<'static, str> {
+    pub(crate) fn as_label(self) -> Cow<'static, str> {
         match self {
             Self::Timeout => "timeout".into(),
             Self::Refused => "refused".into(),
@@ -92,7 +92,7 @@ impl ErrorKind {
     ///
     /// A time-out is asked for first, since a connect time-out is a connect error too; then the
     /// chain of causes is walked for the innermost one that has a type.
-    pub fn of_reqwest(error: &reqwest::Error) -> Self {
+    pub fn from_reqwest(error: &reqwest::Error) -> Self {
         if error.is_timeout() {
             return Self::Timeout;
         }
@@ -100,28 +100,28 @@ impl ErrorKind {
             return Self::Status(status);
         }
         if error.is_decode() {
-            return Self::of_chain(error).unwrap_or(Self::Decode);
+            return Self::from_chain(error).unwrap_or(Self::Decode);
         }
-        Self::of_chain(error).unwrap_or(Self::Other)
+        Self::from_chain(error).unwrap_or(Self::Other)
     }
 
-    /// As [`of_reqwest`](Self::of_reqwest), for an error that came through other middleware.
-    pub fn of_middleware(error: &reqwest_middleware::Error) -> Self {
+    /// As [`from_reqwest`](Self::from_reqwest), for an error that came through other middleware.
+    pub fn from_middleware(error: &reqwest_middleware::Error) -> Self {
         match error {
-            reqwest_middleware::Error::Reqwest(error) => Self::of_reqwest(error),
+            reqwest_middleware::Error::Reqwest(error) => Self::from_reqwest(error),
             reqwest_middleware::Error::Middleware(error) => error
                 .chain()
-                .find_map(|cause| cause.downcast_ref::<reqwest::Error>().map(Self::of_reqwest))
-                .or_else(|| Self::of_chain(error.as_ref()))
+                .find_map(|cause| cause.downcast_ref::<reqwest::Error>().map(Self::from_reqwest))
+                .or_else(|| Self::from_chain(error.as_ref()))
                 .unwrap_or(Self::Other),
         }
     }
 
-    fn of_chain(error: &(dyn Error + 'static)) -> Option<Self> {
+    fn from_chain(error: &(dyn Error + 'static)) -> Option<Self> {
         let mut cause = Some(error);
         let mut kind = None;
         while let Some(error) = cause {
-            kind = Self::of_cause(error).or(kind);
+            kind = Self::classify(error).or(kind);
             // An io::Error made from another error does not give that error as its source.
             cause = match error.downcast_ref::<io::Error>() {
                 Some(io) => io.get_ref().map(|inner| inner as &(dyn Error + 'static)),
@@ -131,7 +131,7 @@ impl ErrorKind {
         kind
     }
 
-    fn of_cause(error: &(dyn Error + 'static)) -> Option<Self> {
+    fn classify(error: &(dyn Error + 'static)) -> Option<Self> {
         if error.is::<DnsError>() {
             return Some(Self::Dns);
         }
@@ -143,12 +143,12 @@ impl ErrorKind {
             return Some(Self::Tls);
         }
         if let Some(error) = error.downcast_ref::<hyper::Error>() {
-            return Self::of_hyper(error);
+            return Self::from_hyper(error);
         }
-        error.downcast_ref::<io::Error>().and_then(Self::of_io)
+        error.downcast_ref::<io::Error>().and_then(Self::from_io)
     }
 
-    fn of_hyper(error: &hyper::Error) -> Option<Self> {
+    fn from_hyper(error: &hyper::Error) -> Option<Self> {
         if error.is_timeout() {
             Some(Self::Timeout)
         } else if error.is_incomplete_message() || error.is_closed() {
@@ -158,7 +158,7 @@ impl ErrorKind {
         }
     }
 
-    fn of_io(error: &io::Error) -> Option<Self> {
+    fn from_io(error: &io::Error) -> Option<Self> {
         use io::ErrorKind as Io;
         match error.kind() {
             Io::TimedOut => Some(Self::Timeout),
@@ -205,7 +205,7 @@ impl fmt::Display for CircuitOpen {
 impl Error for CircuitOpen {}
 
 /// An error and all its causes on one line, outermost first, each said once.
-pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
+pub(crate) fn error_chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -238,17 +238,17 @@ mod tests {
 
     #[test]
     fn every_named_kind_has_a_word_of_its_own() {
-        let mut words: Vec<_> = ErrorKind::NAMED.iter().map(ErrorKind::as_str).collect();
+        let mut words: Vec<_> = ErrorKind::ALL_NAMED.iter().map(ErrorKind::as_str).collect();
         words.sort_unstable();
         words.dedup();
-        assert_eq!(words.len(), ErrorKind::NAMED.len());
-        for kind in ErrorKind::NAMED {
-            assert_eq!(kind.to_cow(), kind.as_str());
+        assert_eq!(words.len(), ErrorKind::ALL_NAMED.len());
+        for kind in ErrorKind::ALL_NAMED {
+            assert_eq!(kind.as_label(), kind.as_str());
         }
     }
 
     #[test]
-    fn io_errors_are_found_however_deep_they_are() {
+    fn nested_io_error_is_classified() {
         for (io, kind) in [
             (io::ErrorKind::ConnectionRefused, ErrorKind::Refused),
             (io::ErrorKind::ConnectionReset, ErrorKind::Reset),
@@ -258,21 +258,21 @@ mod tests {
             (io::ErrorKind::TimedOut, ErrorKind::Timeout),
         ] {
             let error = Outer(Outer(io::Error::from(io)));
-            assert_eq!(ErrorKind::of_chain(&error), Some(kind));
+            assert_eq!(ErrorKind::from_chain(&error), Some(kind));
         }
-        assert_eq!(ErrorKind::of_chain(&Outer(fmt::Error)), None);
+        assert_eq!(ErrorKind::from_chain(&Outer(fmt::Error)), None);
     }
 
     #[test]
     fn a_cause_inside_an_io_error_is_found() {
         let dns = DnsError(io::Error::other("no such host"));
         let error = Outer(io::Error::other(dns));
-        assert_eq!(ErrorKind::of_chain(&error), Some(ErrorKind::Dns));
+        assert_eq!(ErrorKind::from_chain(&error), Some(ErrorKind::Dns));
     }
 
     #[test]
     fn a_chain_says_each_cause_once() {
         let error = Outer(Outer(io::Error::other("inner")));
-        assert_eq!(chain(&error), "outer: inner");
+        assert_eq!(error_chain(&error), "outer: inner");
     }
 }

@@ -69,7 +69,10 @@ impl std::error::Error for Exit {}
 
 impl From<reqwest::Error> for Exit {
     fn from(error: reqwest::Error) -> Self {
-        Self::failure(format!("http client: {}", crate::error_kind::chain(&error.without_url())))
+        Self::failure(format!(
+            "http client: {}",
+            crate::error_kind::error_chain(&error.without_url())
+        ))
     }
 }
 

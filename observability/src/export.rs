@@ -36,9 +36,9 @@ pub(crate) use http::HttpExporter;
 /// [`SPANS_EXPORTED`](crate::metrics::SPANS_EXPORTED).
 pub(crate) const FAILURES: [&str; 4] = ["timeout", "failed", "rejected", "shutdown"];
 
-/// The least time from one complaint about the backend to the next: one that comes and goes fills
+/// The min_len time from one complaint about the backend to the next: one that comes and goes fills
 /// no log.
-const QUIET: Duration = Duration::from_secs(60);
+const WARN_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Size and pace of the batches: the `OTEL_BSP_*` settings and their defaults, OpenTelemetry
 /// specification "SDK environment variables", section "Batch Span Processor".
@@ -68,9 +68,9 @@ impl Default for BatchConfig {
 /// The spans of the last export that arrived and were not taken, and why: OTLP's partial success,
 /// which no exporter of the SDK's can return. A clone is the same place.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Rejected(Arc<Mutex<ExportTracePartialSuccess>>);
+pub(crate) struct PartialSuccess(Arc<Mutex<ExportTracePartialSuccess>>);
 
-impl Rejected {
+impl PartialSuccess {
     fn put(&self, answer: ExportTraceServiceResponse) {
         *lock(&self.0) = answer.partial_success.unwrap_or_default();
     }
@@ -89,7 +89,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// The queue's end that spans go into. A clone is the same queue.
 #[derive(Clone)]
-pub(crate) struct Exporter {
+pub(crate) struct BatchSpanProcessor {
     shared: Arc<Shared>,
     commands: mpsc::UnboundedSender<Command>,
     deadline: Arc<watch::Sender<Option<Instant>>>,
@@ -113,12 +113,12 @@ enum Command {
     Stop(std_mpsc::SyncSender<()>),
 }
 
-impl Exporter {
+impl BatchSpanProcessor {
     /// Starts the thread. `runtime` is the one the exporter was built in; `rejected` is where it puts
     /// what arrived and was not taken.
     pub(crate) fn start(
         exporter: impl SpanExporter + 'static,
-        rejected: Rejected,
+        rejected: PartialSuccess,
         runtime: Runtime,
         config: BatchConfig,
         metrics: Arc<Metrics>,
@@ -130,14 +130,14 @@ impl Exporter {
             metrics,
         });
         let (commands, received) = mpsc::unbounded_channel();
-        let (deadline, stop_by) = watch::channel(None);
+        let (deadline, deadline_rx) = watch::channel(None);
         let worker = Worker {
             shared: Arc::clone(&shared),
             exporter,
             rejected,
-            stop_by,
-            outage: Trouble::default(),
-            rejection: Trouble::default(),
+            deadline_rx,
+            outage: OutageWarning::default(),
+            rejection: OutageWarning::default(),
         };
         thread::Builder::new()
             .name("span-export".to_owned())
@@ -151,10 +151,10 @@ impl Exporter {
         self.shared.lock().closed = true;
         self.deadline.send_replace(Some(Instant::now() + limit));
         // The thread answers at the deadline by itself; the margin is for a machine under load.
-        self.ask(Command::Stop, limit + Duration::from_secs(1))
+        self.request(Command::Stop, limit + Duration::from_secs(1))
     }
 
-    fn ask(
+    fn request(
         &self,
         command: impl FnOnce(std_mpsc::SyncSender<()>) -> Command,
         limit: Duration,
@@ -164,13 +164,15 @@ impl Exporter {
     }
 }
 
-impl fmt::Debug for Exporter {
+impl fmt::Debug for BatchSpanProcessor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Exporter").field("config", &self.shared.config).finish_non_exhaustive()
+        f.debug_struct("BatchSpanProcessor")
+            .field("config", &self.shared.config)
+            .finish_non_exhaustive()
     }
 }
 
-impl SpanProcessor for Exporter {
+impl SpanProcessor for BatchSpanProcessor {
     fn on_start(&self, span: &mut Span, _: &Context) {
         if opentelemetry::trace::Span::span_context(span).is_sampled() {
             self.shared.metrics.spans.started();
@@ -179,13 +181,13 @@ impl SpanProcessor for Exporter {
 
     fn on_end(&self, span: SpanData) {
         if span.span_context.is_sampled() {
-            self.shared.push(span);
+            self.shared.enqueue(span);
         }
     }
 
     fn force_flush(&self) -> OTelSdkResult {
         let limit = self.shared.config.export_timeout;
-        if self.ask(Command::Flush, limit) { Ok(()) } else { Err(OTelSdkError::Timeout(limit)) }
+        if self.request(Command::Flush, limit) { Ok(()) } else { Err(OTelSdkError::Timeout(limit)) }
     }
 
     fn shutdown_with_timeout(&self, limit: Duration) -> OTelSdkResult {
@@ -194,7 +196,7 @@ impl SpanProcessor for Exporter {
 }
 
 impl Shared {
-    fn push(&self, span: SpanData) {
+    fn enqueue(&self, span: SpanData) {
         let mut queue = self.lock();
         if queue.closed || queue.spans.len() >= self.config.max_queue_size {
             let closed = queue.closed;
@@ -213,12 +215,12 @@ impl Shared {
         }
     }
 
-    /// The oldest spans, a batch at most, where at least `least` wait.
-    fn take(&self, least: usize) -> Option<Vec<SpanData>> {
+    /// The oldest spans, a batch at most, where at min_len `min_len` wait.
+    fn dequeue(&self, min_len: usize) -> Option<Vec<SpanData>> {
         let mut queue = self.lock();
         let waiting = queue.spans.len();
         let size = waiting.min(self.config.max_export_batch_size);
-        (waiting >= least).then(|| queue.spans.drain(..size).collect())
+        (waiting >= min_len).then(|| queue.spans.drain(..size).collect())
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
@@ -229,24 +231,24 @@ impl Shared {
 struct Worker<E> {
     shared: Arc<Shared>,
     exporter: E,
-    rejected: Rejected,
-    stop_by: watch::Receiver<Option<Instant>>,
-    outage: Trouble,
-    rejection: Trouble,
+    rejected: PartialSuccess,
+    deadline_rx: watch::Receiver<Option<Instant>>,
+    outage: OutageWarning,
+    rejection: OutageWarning,
 }
 
 /// Something that is said once, however long it lasts.
 #[derive(Default)]
-struct Trouble {
+struct OutageWarning {
     said: Option<Instant>,
     /// The last thing that was said of it is that it is there.
     lasts: bool,
 }
 
-impl Trouble {
+impl OutageWarning {
     /// It is there: whether that is to be said.
-    fn begins(&mut self) -> bool {
-        let is_quiet = self.said.is_some_and(|at| at.elapsed() < QUIET);
+    fn should_warn(&mut self) -> bool {
+        let is_quiet = self.said.is_some_and(|at| at.elapsed() < WARN_INTERVAL);
         if self.lasts || is_quiet {
             return false;
         }
@@ -255,7 +257,7 @@ impl Trouble {
     }
 
     /// It is not there: whether that is news.
-    fn ends(&mut self) -> bool {
+    fn recovered(&mut self) -> bool {
         std::mem::take(&mut self.lasts)
     }
 }
@@ -290,9 +292,9 @@ impl<E: SpanExporter> Worker<E> {
         }
     }
 
-    /// Exports while at least `least` spans wait.
-    async fn drain(&mut self, least: usize) {
-        while let Some(batch) = self.shared.take(least) {
+    /// Exports while at min_len `min_len` spans wait.
+    async fn drain(&mut self, min_len: usize) {
+        while let Some(batch) = self.shared.dequeue(min_len) {
             self.export(batch).await;
         }
     }
@@ -310,29 +312,29 @@ impl<E: SpanExporter> Worker<E> {
                 Ok(Err(error)) => Err(("failed", error.to_string())),
                 Err(_) => Err(("timeout", format!("no answer within {limit:?}"))),
             },
-            () = past(&mut self.stop_by) => Err(("shutdown", "the service stopped first".to_owned())),
+            () = deadline_elapsed(&mut self.deadline_rx) => Err(("shutdown", "the service stopped first".to_owned())),
         };
         match result {
             Ok(()) => {
                 let (rejected, details) = self.rejected.take(size);
                 spans.exported(size - rejected);
-                if self.outage.ends() {
-                    tracing::info!("spans are exported again");
+                if self.outage.recovered() {
+                    tracing::info!(target: "observability", "spans are exported again");
                 }
                 if rejected == 0 {
-                    self.rejection.ends();
+                    self.rejection.recovered();
                     return;
                 }
                 spans.failed(rejected, "rejected");
-                if self.rejection.begins() {
-                    tracing::warn!(reason = "rejected", details, "spans are rejected and lost");
+                if self.rejection.should_warn() {
+                    tracing::warn!(target: "observability", reason = "rejected", details, "spans are rejected and lost");
                 }
             }
             Err((reason, details)) => {
                 spans.failed(size, reason);
-                if self.outage.begins() {
+                if self.outage.should_warn() {
                     tracing::warn!(
-                        reason,
+                        target: "observability", reason,
                         details,
                         "spans cannot be exported and are lost until they can"
                     );
@@ -343,8 +345,8 @@ impl<E: SpanExporter> Worker<E> {
 }
 
 /// Resolves once there is a deadline and it has passed.
-async fn past(stop_by: &mut watch::Receiver<Option<Instant>>) {
-    let deadline = match stop_by.wait_for(Option::is_some).await {
+async fn deadline_elapsed(deadline_rx: &mut watch::Receiver<Option<Instant>>) {
+    let deadline = match deadline_rx.wait_for(Option::is_some).await {
         Ok(deadline) => *deadline,
         Err(_) => None,
     };

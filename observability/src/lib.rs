@@ -2,7 +2,7 @@
 //!
 //! ```no_run
 //! use axum::{Router, extract::State, routing::get};
-//! use observability::{CallJson, Config, Exit, Service};
+//! use observability::{RequestBuilderExt, Config, Exit, ServiceInfo};
 //! use std::{process::ExitCode, time::Duration};
 //!
 //! fn main() -> ExitCode {
@@ -10,12 +10,12 @@
 //! }
 //!
 //! async fn greeter() -> Result<(), Exit> {
-//!     let service = observability::service!("greeter", log_name: "G", listen_addr: "127.0.0.1:8082");
+//!     let service = observability::service!("greeter", log_label: "G", listen_addr: "127.0.0.1:8082");
 //!     let config = Config::from_process(service)?; // flags, variables, --help
-//!     let telemetry = observability::start(&config)?; // 1: logs, traces, metrics
+//!     let telemetry = observability::init(&config)?; // 1: logs, traces, metrics
 //!     let client = telemetry.client().timeout(Duration::from_secs(1)).build()?;
 //!     let greet = async |State(client): State<observability::Client>| {
-//!         let name = client.get("http://127.0.0.1:8083/name").call_json::<String>().await;
+//!         let name = client.get("http://127.0.0.1:8083/name").fetch_json::<String>().await;
 //!         name.map_or_else(|error| format!("hello whoever: {}", error.kind()), |name| format!("hello {name}"))
 //!     };
 //!     telemetry.serve(Router::new().route("/greet", get(greet)).with_state(client)).await // 2: serve it
@@ -32,7 +32,7 @@
 //! | question | where |
 //! |---|---|
 //! | which settings are there, and what do they mean? | [`config`], [`otel`] for the `OTEL_*` variables |
-//! | what is started, what is flushed, in which order? | [`Telemetry`], [`start`] |
+//! | what is started, what is flushed, in which order? | [`Telemetry`], [`init`] |
 //! | what happens around a request? | [`server`] |
 //! | what happens around a call? | [`client`] |
 //! | what is a failure called? | [`ErrorKind`] |
@@ -42,7 +42,7 @@
 //! | how do spans leave, and which are lost? | [`export`] |
 //! | how does a service listen and stop? | [`serve`] |
 //!
-//! Where a router is served by other means, [`Telemetry::wrap`] and [`Telemetry::shutdown`] do the
+//! Where a router is served by other means, [`Telemetry::instrument`] and [`Telemetry::shutdown`] do the
 //! same without the listener.
 
 mod admin;
@@ -62,14 +62,14 @@ pub mod server;
 mod telemetry;
 pub mod trace_context;
 
-pub use client::{CallError, CallJson};
-pub use config::{Config, Service, Setting};
+pub use client::{CallError, RequestBuilderExt};
+pub use config::{Config, ServiceInfo, Setting};
 pub use error_kind::ErrorKind;
 pub use exit::{Exit, exit_code};
-/// A client whose calls are traced and measured; see [`Telemetry::client`].
+/// A client whose calls are exemplar_context and measured; see [`Telemetry::client`].
 pub use reqwest_middleware::ClientWithMiddleware as Client;
 pub use server::{Failure, current_trace_id};
-pub use telemetry::{Telemetry, start};
+pub use telemetry::{Telemetry, init};
 
 /// Runs a service's main task on a runtime of its own and gives `main` its exit code.
 ///
@@ -85,15 +85,15 @@ pub fn run(main: impl Future<Output = Result<(), Exit>>) -> std::process::ExitCo
     exit_code(result)
 }
 
-/// The [`Service`] that the calling crate is: its description and version come from its manifest, its
+/// The [`ServiceInfo`] that the calling crate is: its description and version come from its manifest, its
 /// revision from the variable `REVISION` at build time.
 #[macro_export]
 macro_rules! service {
-    ($name:expr, log_name: $log_name:expr, listen_addr: $listen_addr:expr) => {
-        $crate::Service {
+    ($name:expr, log_label: $log_label:expr, listen_addr: $listen_addr:expr) => {
+        $crate::ServiceInfo {
             name: $name,
-            log_name: $log_name,
-            about: env!("CARGO_PKG_DESCRIPTION"),
+            log_label: $log_label,
+            description: env!("CARGO_PKG_DESCRIPTION"),
             version: env!("CARGO_PKG_VERSION"),
             revision: match option_env!("REVISION") {
                 Some(revision) => revision,

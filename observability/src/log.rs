@@ -1,6 +1,6 @@
 //! The log: one line a request and one an event, logfmt or JSON, written by a thread of its own.
 //!
-//! A line is formatted into a buffer that is used again and handed to `Sink`, which never waits:
+//! A line is formatted into a buffer that is used again and handed to `NonBlockingWriter`, which never waits:
 //! a slow or closed stdout costs lines, and lost lines are counted, but no request ever stands still.
 
 use std::cell::{Cell, RefCell};
@@ -20,12 +20,12 @@ use tracing_subscriber::registry::LookupSpan;
 
 mod sink;
 
-pub(crate) use sink::{LostLines, Sink};
+pub(crate) use sink::{DroppedLines, NonBlockingWriter};
 
 /// How a line is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LogFormat {
-    /// `key=value` pairs, quoted where needed.
+    /// `key=value` pairs, field_quoted where needed.
     #[default]
     Logfmt,
     /// One JSON object a line.
@@ -47,7 +47,7 @@ impl std::str::FromStr for LogFormat {
 pub const ACCESS_TARGET: &str = "access";
 
 /// One request, as its line shows it.
-pub(crate) struct Access<'a> {
+pub(crate) struct AccessEntry<'a> {
     pub(crate) endpoint: &'a str,
     pub(crate) method: &'a str,
     /// `None` where the caller went away before there was an answer.
@@ -60,7 +60,7 @@ pub(crate) struct Access<'a> {
 /// Writes lines for one service.
 #[derive(Clone)]
 pub(crate) struct Logger {
-    sink: Arc<Sink>,
+    sink: Arc<NonBlockingWriter>,
     format: LogFormat,
     service: &'static str,
     access: [bool; 3],
@@ -68,7 +68,7 @@ pub(crate) struct Logger {
 
 impl Logger {
     pub(crate) fn new(
-        sink: Arc<Sink>,
+        sink: Arc<NonBlockingWriter>,
         format: LogFormat,
         service: &'static str,
         filter: &Targets,
@@ -78,13 +78,13 @@ impl Logger {
         Self { sink, format, service, access }
     }
 
-    pub(crate) fn sink(&self) -> &Arc<Sink> {
+    pub(crate) fn sink(&self) -> &Arc<NonBlockingWriter> {
         &self.sink
     }
 
     /// The line of one request. `status` is `ok` below 400 and `error` from there on; a request
     /// whose caller went away has no status of its own and counts as an error.
-    pub(crate) fn access(&self, access: &Access<'_>) {
+    pub(crate) fn access(&self, access: &AccessEntry<'_>) {
         let (enabled, level, ok) = match access.http_status {
             Some(..400) if access.failure.is_none() => (self.access[0], "info", true),
             Some(500..) => (self.access[2], "error", false),
@@ -101,8 +101,8 @@ impl Logger {
                     line.number(key!("http_status"), status.into());
                 }
                 if let Some((kind, details)) = access.failure {
-                    line.quoted(key!("error"), kind);
-                    line.quoted(key!("complete_error"), details);
+                    line.field_quoted(key!("error"), kind);
+                    line.field_quoted(key!("complete_error"), details);
                 }
             }
             line.number(key!("latency_ms"), access.latency_ms);
@@ -114,17 +114,17 @@ impl Logger {
         });
     }
 
-    fn line(&self, level: &str, fields: impl FnOnce(&mut Line<'_>)) {
+    fn line(&self, level: &str, fields: impl FnOnce(&mut LineEncoder<'_>)) {
         thread_local! {
             static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
         }
         let write = |buffer: &mut Vec<u8>| {
             buffer.clear();
-            let mut line = Line { buffer, format: self.format };
+            let mut line = LineEncoder { buffer, format: self.format };
             line.start(level, self.service);
             fields(&mut line);
             line.end();
-            self.sink.push(buffer);
+            self.sink.write_line(buffer);
             buffer.shrink_to(16 * 1024);
         };
         BUFFER.with(|buffer| match buffer.try_borrow_mut() {
@@ -139,35 +139,35 @@ impl Logger {
 #[derive(Clone, Copy)]
 enum Key<'a> {
     /// One of ours, in one piece for each format.
-    Fixed { logfmt: &'static str, json: &'static str },
+    Static { logfmt: &'static str, json: &'static str },
     /// A field of somebody's event.
-    Named(&'a str),
+    Dynamic(&'a str),
 }
 
 macro_rules! key {
     ($name:literal) => {
-        Key::Fixed { logfmt: concat!(" ", $name, "="), json: concat!(",\"", $name, "\":") }
+        Key::Static { logfmt: concat!(" ", $name, "="), json: concat!(",\"", $name, "\":") }
     };
 }
 use key;
 
 /// A line in the making. Writing to a `Vec` cannot fail, so results are passed over here.
-struct Line<'a> {
+struct LineEncoder<'a> {
     buffer: &'a mut Vec<u8>,
     format: LogFormat,
 }
 
-impl Line<'_> {
+impl LineEncoder<'_> {
     fn start(&mut self, level: &str, service: &str) {
         match self.format {
             LogFormat::Logfmt => {
-                write_now(self.buffer);
+                write_timestamp(self.buffer);
                 self.text(" level=");
                 self.text(level);
             }
             LogFormat::Json => {
                 self.text("{\"ts\":\"");
-                write_now(self.buffer);
+                write_timestamp(self.buffer);
                 self.text("\",\"level\":\"");
                 self.text(level);
                 self.text("\"");
@@ -189,14 +189,14 @@ impl Line<'_> {
 
     fn key(&mut self, key: Key<'_>) {
         match (key, self.format) {
-            (Key::Fixed { logfmt, .. }, LogFormat::Logfmt) => self.text(logfmt),
-            (Key::Fixed { json, .. }, LogFormat::Json) => self.text(json),
-            (Key::Named(name), LogFormat::Logfmt) => {
+            (Key::Static { logfmt, .. }, LogFormat::Logfmt) => self.text(logfmt),
+            (Key::Static { json, .. }, LogFormat::Json) => self.text(json),
+            (Key::Dynamic(name), LogFormat::Logfmt) => {
                 self.text(" ");
                 self.text(name);
                 self.text("=");
             }
-            (Key::Named(name), LogFormat::Json) => {
+            (Key::Dynamic(name), LogFormat::Json) => {
                 self.text(",\"");
                 self.text(name);
                 self.text("\":");
@@ -207,7 +207,7 @@ impl Line<'_> {
     /// A string, in quotes only where it needs them.
     fn plain(&mut self, key: Key<'_>, value: &str) {
         if needs_quotes(value) {
-            self.quoted(key, value);
+            self.field_quoted(key, value);
         } else {
             self.word(key, value);
         }
@@ -215,10 +215,10 @@ impl Line<'_> {
 
     /// A string of ours that is known to need no quotes in logfmt and no escapes in JSON.
     fn word(&mut self, key: Key<'_>, value: &str) {
-        self.bare(key, value.as_bytes());
+        self.field_raw_str(key, value.as_bytes());
     }
 
-    fn bare(&mut self, key: Key<'_>, value: &[u8]) {
+    fn field_raw_str(&mut self, key: Key<'_>, value: &[u8]) {
         self.key(key);
         match self.format {
             LogFormat::Logfmt => self.buffer.extend_from_slice(value),
@@ -231,7 +231,7 @@ impl Line<'_> {
     }
 
     /// A string, always in quotes.
-    fn quoted(&mut self, key: Key<'_>, value: &str) {
+    fn field_quoted(&mut self, key: Key<'_>, value: &str) {
         self.key(key);
         self.text("\"");
         escape(self.buffer, value);
@@ -254,13 +254,13 @@ impl Line<'_> {
         let mut digits = [0; 32];
         let digits = &mut digits[..bytes.len() * 2];
         crate::trace_context::write_hex(digits, bytes);
-        self.bare(key, digits);
+        self.field_raw_str(key, digits);
     }
 }
 
 /// The time, RFC 3339 with milliseconds, in UTC. All but the milliseconds is formatted once a second
 /// on each thread.
-fn write_now(to: &mut Vec<u8>) {
+fn write_timestamp(to: &mut Vec<u8>) {
     /// As far as the seconds and the point behind them.
     type Second = [u8; 20];
     thread_local! {
@@ -301,7 +301,7 @@ fn write_number(to: &mut Vec<u8>, mut value: u64) {
     to.extend_from_slice(&digits[start..]);
 }
 
-/// Whether a value, left bare, could be read as anything but one value.
+/// Whether a value, left field_raw_str, could be read as anything but one value.
 fn needs_quotes(value: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'=' | b'\\');
     // Nearly every value is plain ASCII; only what is not is looked at by characters.
@@ -392,14 +392,14 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LogLayer {
 }
 
 struct FieldVisitor<'a, 'b> {
-    line: &'a mut Line<'b>,
+    line: &'a mut LineEncoder<'b>,
 }
 
 impl FieldVisitor<'_, '_> {
     fn key(field: &Field) -> Key<'static> {
         match field.name() {
             "message" => key!("msg"),
-            name => Key::Named(name),
+            name => Key::Dynamic(name),
         }
     }
 }
@@ -407,9 +407,9 @@ impl FieldVisitor<'_, '_> {
 impl Visit for FieldVisitor<'_, '_> {
     fn record_str(&mut self, field: &Field, value: &str) {
         if field.name() == "message" {
-            self.line.quoted(key!("msg"), value);
+            self.line.field_quoted(key!("msg"), value);
         } else {
-            self.line.plain(Key::Named(field.name()), value);
+            self.line.plain(Key::Dynamic(field.name()), value);
         }
     }
 
@@ -428,7 +428,7 @@ impl Visit for FieldVisitor<'_, '_> {
     }
 
     fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
-        self.line.quoted(Self::key(field), &crate::error_kind::chain(value));
+        self.line.field_quoted(Self::key(field), &crate::error_kind::error_chain(value));
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
@@ -459,7 +459,8 @@ mod tests {
     /// What `write` logs, without the time stamp.
     fn logged(format: LogFormat, filter: &str, write: impl FnOnce(&Logger)) -> String {
         let captured = Captured::default();
-        let sink = Sink::start(captured.clone(), LostLines::unregistered()).unwrap();
+        let sink =
+            NonBlockingWriter::start(captured.clone(), DroppedLines::unregistered()).unwrap();
         let logger = Logger::new(sink, format, "A", &filter.parse().unwrap());
         write(&logger);
         assert!(logger.sink().flush(Duration::from_secs(10)));
@@ -486,8 +487,8 @@ mod tests {
         )
     }
 
-    fn access<'a>(span: &'a SpanContext, status: Option<u16>) -> Access<'a> {
-        Access {
+    fn access<'a>(span: &'a SpanContext, status: Option<u16>) -> AccessEntry<'a> {
+        AccessEntry {
             endpoint: "/call-echo",
             method: "GET",
             http_status: status,
@@ -500,11 +501,11 @@ mod tests {
     const IDS: &str = "trace_id=00000000000000000000000000000abc span_id=00000000000000de";
 
     #[test]
-    fn the_time_is_that_of_the_clock_to_the_millisecond() {
+    fn timestamp_has_milliseconds() {
         for _ in 0..3 {
             let before = SystemTime::now() - Duration::from_millis(1);
             let mut text = Vec::new();
-            write_now(&mut text);
+            write_timestamp(&mut text);
             let text = String::from_utf8(text).unwrap();
             assert_eq!(text.len(), "2026-02-04T21:10:32.760Z".len(), "{text}");
             let time = humantime::parse_rfc3339(&text).unwrap();
@@ -535,7 +536,7 @@ mod tests {
     #[test]
     fn a_failed_request() {
         let span = span();
-        let failed = Access {
+        let failed = AccessEntry {
             failure: Some(("timeout", "no answer\nservice=A status=ok")),
             ..access(&span, Some(504))
         };
@@ -553,11 +554,11 @@ mod tests {
     }
 
     #[test]
-    fn a_client_error_and_an_abandoned_request_are_warnings() {
+    fn client_errors_log_at_warn() {
         let line = logged(LogFormat::Logfmt, "info", |l| l.access(&access(&span(), Some(400))));
         assert!(line.starts_with("level=warn service=A endpoint=/call-echo status=error http_status=400 latency_ms=7 method=GET trace_id="), "{line}");
         let span = span();
-        let gone = Access { failure: Some(("canceled", "gone")), ..access(&span, None) };
+        let gone = AccessEntry { failure: Some(("canceled", "gone")), ..access(&span, None) };
         let line = logged(LogFormat::Logfmt, "info", |l| l.access(&gone));
         assert!(
             line.starts_with(
@@ -568,7 +569,7 @@ mod tests {
     }
 
     #[test]
-    fn the_filter_chooses_the_levels_of_request_lines() {
+    fn access_target_is_filtered() {
         for (filter, expected) in [("info", 3), ("warn", 2), ("info,access=error", 1), ("off", 0)] {
             let lines = logged(LogFormat::Logfmt, filter, |l| {
                 for status in [200, 404, 500] {
@@ -580,7 +581,7 @@ mod tests {
     }
 
     #[test]
-    fn no_value_can_forge_a_field_or_a_line() {
+    fn values_are_escaped() {
         let line = logged(LogFormat::Logfmt, "info", |l| {
             let subscriber = tracing_subscriber::registry().with(LogLayer::new(l.clone(), all()));
             tracing::subscriber::with_default(subscriber, || {
@@ -637,7 +638,8 @@ mod tests {
     /// One event with these values, as an independent reader of log lines reads it.
     fn read_back(format: LogFormat, values: [&str; 3], number: i64) -> Vec<testkit::LogLine> {
         let captured = Captured::default();
-        let sink = Sink::start(captured.clone(), LostLines::unregistered()).unwrap();
+        let sink =
+            NonBlockingWriter::start(captured.clone(), DroppedLines::unregistered()).unwrap();
         let logger = Logger::new(sink, format, "A", &"info".parse().unwrap());
         let subscriber = tracing_subscriber::registry().with(LogLayer::new(logger.clone(), all()));
         let [message, plain, shown] = values;
@@ -656,7 +658,7 @@ mod tests {
         })]
 
         #[test]
-        fn whatever_is_logged_is_one_line_that_reads_the_same(
+        fn log_line_round_trip(
             message in "(\\PC|[ =\"\\\\\r\n\t\u{1b}\u{85}\u{2028}\u{202e}]|level=){0,12}",
             plain in "(\\PC|[ =\"\\\\\r\n\t\u{1b}\u{85}\u{2028}\u{202e}]|level=){0,12}",
             debug in "[ -~\r\n]{0,12}",

@@ -9,7 +9,7 @@
 
 mod exemplars;
 mod histograms;
-pub(crate) mod open_metrics;
+pub(crate) mod openmetrics;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,11 +25,11 @@ use opentelemetry::KeyValue;
 use opentelemetry::trace::{SpanContext, SpanRef};
 
 use crate::error_kind::ErrorKind;
-use crate::log::LostLines;
+use crate::log::DroppedLines;
 use crate::method::Method;
 
-use exemplars::{Exemplars, Slots};
-use histograms::{Buckets, Histograms};
+use exemplars::{ExemplarSlots, Exemplars};
+use histograms::{Histogram, Histograms};
 
 /// Duration from a request's arrival to the end of its response body, in seconds.
 pub const SERVER_DURATION: &str = "http_server_request_duration_seconds";
@@ -78,11 +78,11 @@ pub(crate) struct Metrics {
     histograms: Arc<Histograms>,
     exemplars: Arc<Exemplars>,
     process: metrics_process::Collector,
-    routes: RwLock<HashMap<&'static str, &'static RouteMetrics>>,
-    server_active: ByMethod<Gauge>,
-    clients: RwLock<HashMap<Box<str>, Vec<Arc<PeerMetrics>>>>,
+    routes: RwLock<HashMap<&'static str, &'static ServerMetrics>>,
+    server_active: PerMethod<Gauge>,
+    clients: RwLock<HashMap<Box<str>, Vec<Arc<ClientMetrics>>>>,
     pub(crate) spans: SpanMetrics,
-    pub(crate) lost_lines: LostLines,
+    pub(crate) dropped_lines: DroppedLines,
 }
 
 impl Metrics {
@@ -108,10 +108,10 @@ impl Metrics {
             exemplars: Arc::default(),
             process,
             routes: RwLock::default(),
-            server_active: ByMethod::default(),
+            server_active: PerMethod::default(),
             clients: RwLock::default(),
             spans: SpanMetrics::new(&recorder),
-            lost_lines: LostLines {
+            dropped_lines: DroppedLines {
                 queue_full: counter(
                     &recorder,
                     LOG_LINES_LOST,
@@ -133,8 +133,8 @@ impl Metrics {
     }
 
     /// The whole page in OpenMetrics, exemplars included.
-    pub(crate) fn render_open_metrics(&self) -> String {
-        open_metrics::render(&self.render(), &self.exemplars)
+    pub(crate) fn render_openmetrics(&self) -> String {
+        openmetrics::render(&self.render(), &self.exemplars)
     }
 
     /// The whole page in the classic text format.
@@ -173,7 +173,7 @@ impl Metrics {
     }
 
     /// What is kept for one route. `template` is a route's own, never a request's path.
-    pub(crate) fn route(&self, template: &str) -> &'static RouteMetrics {
+    pub(crate) fn route(&self, template: &str) -> &'static ServerMetrics {
         let known = self.routes.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(route) = known.get(template) {
             return route;
@@ -184,20 +184,20 @@ impl Metrics {
             return route;
         }
         let template: &'static str = template.to_owned().leak();
-        let route: &'static RouteMetrics = Box::leak(Box::new(RouteMetrics {
+        let route: &'static ServerMetrics = Box::leak(Box::new(ServerMetrics {
             histograms: Arc::clone(&self.histograms),
             exemplars: Arc::clone(&self.exemplars),
             template,
-            span_names: ByMethod::default(),
-            durations: Series::default(),
+            span_names: PerMethod::default(),
+            durations: HandleCache::default(),
         }));
         known.insert(template, route);
         route
     }
 
     /// The series of calls to one peer; made at the first call, or when the client is built.
-    pub(crate) fn client(&self, url: &reqwest::Url) -> Arc<PeerMetrics> {
-        let peer = PeerRef::of(url);
+    pub(crate) fn client(&self, url: &reqwest::Url) -> Arc<ClientMetrics> {
+        let peer = ServerAddressRef::of(url);
         let known = self.clients.read().unwrap_or_else(PoisonError::into_inner);
         // By address first, so that a known peer is found without a copy of its name.
         let ports = known.get(peer.address).map(Vec::as_slice).unwrap_or_default();
@@ -210,7 +210,7 @@ impl Metrics {
         if let Some(metrics) = ports.iter().find(|metrics| metrics.peer.port == peer.port) {
             return Arc::clone(metrics);
         }
-        let metrics = Arc::new(PeerMetrics::new(self, peer));
+        let metrics = Arc::new(ClientMetrics::new(self, peer));
         ports.push(Arc::clone(&metrics));
         metrics
     }
@@ -218,15 +218,15 @@ impl Metrics {
 
 /// One route's names and series, kept as long as the process lives: there are only as many as a
 /// service has routes, and what lives for ever needs neither copies nor counts of its users.
-pub(crate) struct RouteMetrics {
+pub(crate) struct ServerMetrics {
     histograms: Arc<Histograms>,
     exemplars: Arc<Exemplars>,
     pub(crate) template: &'static str,
-    span_names: ByMethod<&'static str>,
-    durations: Series<Outcome, Timed>,
+    span_names: PerMethod<&'static str>,
+    durations: HandleCache<Outcome, DurationSeries>,
 }
 
-impl RouteMetrics {
+impl ServerMetrics {
     /// What the server span of such a request is called.
     pub(crate) fn span_name(&self, method: Method) -> &'static str {
         self.span_names.get(method, || format!("{} {}", method.span_name(), self.template).leak())
@@ -246,7 +246,7 @@ impl RouteMetrics {
                 label("url_scheme", URL_SCHEME),
             ];
             outcome.add_labels(&mut labels);
-            Timed::register(&self.histograms, &self.exemplars, SERVER_DURATION, labels)
+            DurationSeries::register(&self.histograms, &self.exemplars, SERVER_DURATION, labels)
         };
         self.durations.with(&outcome, register, |timed| timed.record(duration, trace));
     }
@@ -262,13 +262,13 @@ pub(crate) struct Outcome {
 
 impl Outcome {
     /// The same on a span, by the semantic conventions for HTTP spans.
-    pub(crate) fn describe(&self, span: &SpanRef<'_>) {
+    pub(crate) fn set_attributes(&self, span: &SpanRef<'_>) {
         if let Some(status) = self.status {
             let status = i64::from(status.as_u16());
             span.set_attribute(KeyValue::new("http.response.status_code", status));
         }
         if let Some(error) = self.error {
-            span.set_attribute(KeyValue::new("error.type", error.to_cow()));
+            span.set_attribute(KeyValue::new("error.type", error.as_label()));
         }
     }
 
@@ -277,19 +277,19 @@ impl Outcome {
             labels.push(label("http_response_status_code", status.as_str().to_owned()));
         }
         if let Some(error) = self.error {
-            labels.push(label("error_type", error.to_cow()));
+            labels.push(label("error_type", error.as_label()));
         }
     }
 }
 
 /// Whom a URL names.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct PeerRef<'a> {
+struct ServerAddressRef<'a> {
     address: &'a str,
     port: u16,
 }
 
-impl<'a> PeerRef<'a> {
+impl<'a> ServerAddressRef<'a> {
     fn of(url: &'a reqwest::Url) -> Self {
         let address = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
         Self { address, port: url.port_or_known_default().unwrap_or_default() }
@@ -298,12 +298,12 @@ impl<'a> PeerRef<'a> {
 
 /// Whom a client calls: the label values `server_address` and `server_port`.
 #[derive(Debug)]
-pub(crate) struct Peer {
+pub(crate) struct ServerAddress {
     pub(crate) address: Arc<str>,
     pub(crate) port: u16,
 }
 
-impl Peer {
+impl ServerAddress {
     fn labels(&self) -> Vec<Label> {
         vec![
             label("server_address", Arc::clone(&self.address)),
@@ -313,29 +313,29 @@ impl Peer {
 }
 
 /// The series of calls to one peer.
-pub(crate) struct PeerMetrics {
+pub(crate) struct ClientMetrics {
     recorder: Arc<PrometheusRecorder>,
     histograms: Arc<Histograms>,
     exemplars: Arc<Exemplars>,
-    pub(crate) peer: Peer,
-    durations: Series<Outcome, Timed>,
-    errors: Series<ErrorKind, Counted>,
-    active: ByMethod<Gauge>,
+    pub(crate) peer: ServerAddress,
+    durations: HandleCache<Outcome, DurationSeries>,
+    errors: HandleCache<ErrorKind, CounterWithExemplar>,
+    active: PerMethod<Gauge>,
 }
 
-impl PeerMetrics {
+impl ClientMetrics {
     /// Every named kind stands at 0 from here on, so that a rate is right from the first error on.
-    fn new(all: &Metrics, peer: PeerRef<'_>) -> Self {
+    fn new(all: &Metrics, peer: ServerAddressRef<'_>) -> Self {
         let metrics = Self {
             recorder: Arc::clone(&all.recorder),
             histograms: Arc::clone(&all.histograms),
             exemplars: Arc::clone(&all.exemplars),
-            peer: Peer { address: peer.address.into(), port: peer.port },
-            durations: Series::default(),
-            errors: Series::default(),
-            active: ByMethod::default(),
+            peer: ServerAddress { address: peer.address.into(), port: peer.port },
+            durations: HandleCache::default(),
+            errors: HandleCache::default(),
+            active: PerMethod::default(),
         };
-        for kind in ErrorKind::NAMED {
+        for kind in ErrorKind::ALL_NAMED {
             metrics.error(kind, |error| error.counter.increment(0));
         }
         metrics
@@ -363,13 +363,13 @@ impl PeerMetrics {
             let mut labels = self.peer.labels();
             labels.push(label("http_request_method", outcome.method.as_str()));
             outcome.add_labels(&mut labels);
-            Timed::register(&self.histograms, &self.exemplars, CLIENT_DURATION, labels)
+            DurationSeries::register(&self.histograms, &self.exemplars, CLIENT_DURATION, labels)
         };
         self.durations.with(&outcome, register, |timed| timed.record(duration, trace));
     }
 
     /// A call that was not made, since the circuit breaker is open.
-    pub(crate) fn not_called(&self) {
+    pub(crate) fn record_rejected(&self) {
         self.error(ErrorKind::CircuitOpen, |error| error.increment(None));
     }
 
@@ -382,24 +382,27 @@ impl PeerMetrics {
         gauge(&self.recorder, CLIENT_CIRCUIT_OPEN, self.peer.labels())
     }
 
-    fn error(&self, kind: ErrorKind, use_it: impl FnOnce(&Counted)) {
+    fn error(&self, kind: ErrorKind, f: impl FnOnce(&CounterWithExemplar)) {
         let register = || {
             let mut labels = self.peer.labels();
-            labels.push(label("error_type", kind.to_cow()));
+            labels.push(label("error_type", kind.as_label()));
             let exemplars = self.exemplars.counter(CLIENT_ERRORS, &labels);
-            Counted { counter: counter(&self.recorder, CLIENT_ERRORS, labels), exemplars }
+            CounterWithExemplar {
+                counter: counter(&self.recorder, CLIENT_ERRORS, labels),
+                exemplars,
+            }
         };
-        self.errors.with(&kind, register, use_it);
+        self.errors.with(&kind, register, f);
     }
 }
 
 /// A histogram's series of durations, and its exemplars.
-struct Timed {
-    buckets: Arc<Buckets>,
-    exemplars: Arc<Slots>,
+struct DurationSeries {
+    buckets: Arc<Histogram>,
+    exemplars: Arc<ExemplarSlots>,
 }
 
-impl Timed {
+impl DurationSeries {
     fn register(
         histograms: &Histograms,
         exemplars: &Exemplars,
@@ -419,12 +422,12 @@ impl Timed {
 }
 
 /// A counter's series, and its exemplar.
-struct Counted {
+struct CounterWithExemplar {
     counter: Counter,
-    exemplars: Arc<Slots>,
+    exemplars: Arc<ExemplarSlots>,
 }
 
-impl Counted {
+impl CounterWithExemplar {
     fn increment(&self, trace: Option<&SpanContext>) {
         self.counter.increment(1);
         if let Some(trace) = trace {
@@ -441,7 +444,7 @@ pub(crate) struct SpanMetrics {
     processed: Counter,
     queue_full: Counter,
     exported: Counter,
-    failed: Series<&'static str, Counter>,
+    failed: HandleCache<&'static str, Counter>,
     lost: AtomicU64,
 }
 
@@ -453,7 +456,7 @@ impl SpanMetrics {
             processed: counter(recorder, SPANS_PROCESSED, vec![]),
             queue_full: counter(recorder, SPANS_PROCESSED, vec![label("error_type", "queue_full")]),
             exported: counter(recorder, SPANS_EXPORTED, vec![]),
-            failed: Series::default(),
+            failed: HandleCache::default(),
             lost: AtomicU64::new(0),
         };
         for reason in crate::export::FAILURES {
@@ -497,42 +500,42 @@ impl SpanMetrics {
 
 /// Handles by label value, in the order of their first use. Every key is from a closed set, of which
 /// a service sees a few, so looking through them costs less than hashing one.
-struct Series<K, H>(RwLock<Vec<(K, H)>>);
+struct HandleCache<K, H>(RwLock<Vec<(K, H)>>);
 
-impl<K, H> Default for Series<K, H> {
+impl<K, H> Default for HandleCache<K, H> {
     fn default() -> Self {
         Self(RwLock::default())
     }
 }
 
-impl<K: Eq + Clone, H> Series<K, H> {
-    fn with<T>(&self, key: &K, register: impl FnOnce() -> H, use_it: impl FnOnce(&H) -> T) -> T {
+impl<K: Eq + Clone, H> HandleCache<K, H> {
+    fn with<T>(&self, key: &K, register: impl FnOnce() -> H, f: impl FnOnce(&H) -> T) -> T {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, handle)) = known.iter().find(|(known, _)| known == key) {
-            return use_it(handle);
+            return f(handle);
         }
         drop(known);
         let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, handle)) = known.iter().find(|(known, _)| known == key) {
-            return use_it(handle);
+            return f(handle);
         }
         let handle = register();
-        let result = use_it(&handle);
+        let result = f(&handle);
         known.push((key.clone(), handle));
         result
     }
 }
 
 /// One of something for each method, made when first asked for.
-struct ByMethod<T>([OnceLock<T>; Method::COUNT]);
+struct PerMethod<T>([OnceLock<T>; Method::COUNT]);
 
-impl<T> Default for ByMethod<T> {
+impl<T> Default for PerMethod<T> {
     fn default() -> Self {
         Self([const { OnceLock::new() }; Method::COUNT])
     }
 }
 
-impl<T> ByMethod<T> {
+impl<T> PerMethod<T> {
     fn get(&self, method: Method, make: impl FnOnce() -> T) -> &T {
         self.0[method.index()].get_or_init(make)
     }
@@ -588,7 +591,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_one_sample_of_a_classic_histogram() {
+    fn request_records_histogram_sample() {
         let metrics = metrics();
         metrics.route("/echo").request(outcome(200, None), Duration::from_millis(30), None);
         let page = metrics.render();
@@ -605,7 +608,7 @@ mod tests {
     }
 
     #[test]
-    fn every_named_error_stands_at_zero_before_the_first_call() {
+    fn error_counters_start_at_zero() {
         let metrics = metrics();
         let url = "http://127.0.0.1:8080/".parse().unwrap();
         let peer = metrics.client(&url);
@@ -615,7 +618,7 @@ mod tests {
             )
         };
         let page = metrics.render();
-        for kind in ErrorKind::NAMED {
+        for kind in ErrorKind::ALL_NAMED {
             assert!(page.contains(&line(kind.as_str(), 0)), "{kind} in {page}");
         }
         peer.request(
@@ -629,11 +632,11 @@ mod tests {
     #[test]
     fn a_peer_is_named_as_the_url_names_it() {
         let url = "https://user:secret@[::1]/x".parse().unwrap();
-        assert_eq!(PeerRef::of(&url), PeerRef { address: "::1", port: 443 });
+        assert_eq!(ServerAddressRef::of(&url), ServerAddressRef { address: "::1", port: 443 });
     }
 
     #[test]
-    fn what_runs_and_how_it_does_is_on_the_page() {
+    fn build_info_and_process_metrics() {
         let page = metrics().render();
         assert!(
             page.contains(r#"build_info{service="service-a",version="1.2.3",revision="abc"} 1"#),
@@ -647,7 +650,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_and_an_error_kind_show_the_last_trace_that_fell_into_them() {
+    fn exemplars_keep_latest_trace() {
         use opentelemetry::trace::{SpanId, TraceFlags, TraceState};
         let span = |id: u128| {
             let span_id = SpanId::from(0xab);
@@ -666,7 +669,7 @@ mod tests {
         peer.request(outcome(503, timeout), Duration::from_secs(20), Some(&span(4)));
         peer.request(outcome(503, timeout), Duration::from_secs(20), None);
 
-        let page = metrics.render_open_metrics();
+        let page = metrics.render_openmetrics();
         let exemplar = |part: &str| {
             let line = page.lines().find(|line| line.contains(part) && line.contains(" # "));
             line.and_then(|line| line.split_once(" # ")).map(|(_, exemplar)| exemplar.to_owned())

@@ -14,7 +14,7 @@ use opentelemetry::KeyValue;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::Sampler;
 
-use crate::config::{Reader, Service};
+use crate::config::{Reader, ServiceInfo};
 use crate::export::BatchConfig;
 
 /// What the `OTEL_*` variables say.
@@ -88,7 +88,7 @@ impl OtelConfig {
 
     /// What the spans say about the process: name, version, and what `OTEL_RESOURCE_ATTRIBUTES` and
     /// the SDK add.
-    pub(crate) fn resource(&self, service: &Service) -> Resource {
+    pub(crate) fn resource(&self, service: &ServiceInfo) -> Resource {
         let detected = Resource::builder().build();
         let named = detected
             .get(&"service.name".into())
@@ -286,10 +286,10 @@ mod tests {
     use super::*;
     use std::ffi::OsString;
 
-    const SERVICE: Service = Service {
+    const SERVICE: ServiceInfo = ServiceInfo {
         name: "service-t",
-        log_name: "T",
-        about: "",
+        log_label: "T",
+        description: "",
         version: "1.0.0",
         revision: "unknown",
         listen_addr: "127.0.0.1:0",
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn of_the_two_compressions_the_first_that_is_known_holds() {
+    fn signal_compression_overrides_general() {
         const OF_TRACES: &str = "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION";
         const OF_ALL: &str = "OTEL_EXPORTER_OTLP_COMPRESSION";
         const ENDPOINT: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://h");
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_exported_without_an_endpoint_or_when_told_not_to() {
+    fn export_requires_endpoint() {
         assert_eq!(read(&[]).otlp, None);
         let none =
             [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4317"), ("OTEL_TRACES_EXPORTER", "none")];
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn the_endpoint_decides_the_protocol_unless_one_is_set() {
+    fn protocol_defaults_by_port() {
         let otlp = |pairs| read(pairs).otlp.unwrap();
         let (grpc, http) = (Protocol::Grpc, Protocol::HttpProtobuf);
         type Case = (&'static [(&'static str, &'static str)], Protocol, &'static str);
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_in_an_endpoint_are_left_out_with_a_warning() {
+    fn endpoint_credentials_are_stripped() {
         let config = read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://user:secret@c:4318")]);
         assert_eq!(config.otlp.unwrap().endpoint, "http://c:4318/v1/traces");
         assert_eq!(config.warnings.len(), 1);
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_that_is_no_url_is_refused_by_name() {
+    fn invalid_endpoint_names_variable() {
         for endpoint in ["collector:4317", "not a url", "ftp://c"] {
             let lookup =
                 move |name: &str| (name == "OTEL_EXPORTER_OTLP_ENDPOINT").then(|| endpoint.into());
@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_values_are_warned_of_and_the_defaults_hold() {
+    fn malformed_values_fall_back_with_warning() {
         let config = read(&[
             ("OTEL_BSP_MAX_QUEUE_SIZE", "many"),
             ("OTEL_BSP_SCHEDULE_DELAY", "250"),

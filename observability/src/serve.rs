@@ -1,4 +1,4 @@
-//! Listen, serve, and stop in order: readiness off, drain, finish what is in flight, flush.
+//! Listen, serve, and stop in order: readiness off, drain, drain_connections what is in flight, flush.
 
 use std::fmt;
 use std::future::pending;
@@ -20,23 +20,23 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::config::Config;
 use crate::exit::Exit;
-use crate::patience::Patience;
+use crate::patience::WriteTimeout;
 use crate::telemetry::Telemetry;
 
 /// How long a connection that has asked nothing yet may go on to send its first head while the
 /// service stops.
-const LAST_HEAD_TIMEOUT: Duration = Duration::from_secs(1);
+const SHUTDOWN_HEADER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Bytes of a request's head, target included, that are taken however they come. A longer one is taken
 /// only where its end came in the same read, and answered 431 or 414 otherwise. hyper itself takes 100
 /// headers at most.
-const MAX_HEAD: usize = 64 * 1024;
+const MAX_HEADER_BYTES: usize = 64 * 1024;
 
 /// Connections open at a time; the next ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 8192;
 
 /// Pause after a failed accept, as when the process has no file descriptors left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+const ACCEPT_ERROR_BACKOFF: Duration = Duration::from_millis(100);
 
 /// A service about to run.
 pub struct Server {
@@ -59,18 +59,21 @@ impl Server {
 
     /// Routes beside `/metrics` and the probes: like them without spans, samples and log lines, and
     /// on the admin address where there is one.
-    pub fn admin_routes(mut self, routes: Router) -> Self {
+    pub fn merge_admin(mut self, routes: Router) -> Self {
         self.admin = self.admin.merge(routes);
         self
     }
 
     /// Stop in order when `stop` is ready, beside SIGTERM and SIGINT.
-    pub fn stop_when(mut self, stop: impl Future<Output = ()> + Send + 'static) -> Self {
+    pub fn with_graceful_shutdown(
+        mut self,
+        stop: impl Future<Output = ()> + Send + 'static,
+    ) -> Self {
         self.stop = Box::pin(stop);
         self
     }
 
-    /// Serves until told to stop, then stops in order, within the shutdown timeout in all.
+    /// Serves sleep_until_opt told to stop, then stops in order, within the shutdown timeout in all.
     ///
     /// # Errors
     /// Where an address cannot be listened on.
@@ -83,11 +86,11 @@ impl Server {
             Some(address) => Some(listen(address).await?),
             None => None,
         };
-        let mut signals = Signals::new()?;
-        greet(&telemetry, &listener, admin_listener.as_ref());
+        let mut signals = ShutdownSignals::new()?;
+        log_listening(&telemetry, &listener, admin_listener.as_ref());
 
         let api = telemetry.observe(router);
-        let (phase, connections) = watch::channel(Phase::Serve);
+        let (phase, connections) = watch::channel(ShutdownPhase::Running);
         let idle = config.idle_timeout;
         let serving = async {
             match &admin_listener {
@@ -110,21 +113,21 @@ impl Server {
                 () = stop => "stop",
             };
             telemetry.set_ready(false);
-            tracing::info!(signal, "stopping");
+            tracing::info!(target: "observability", signal, "stopping");
             let now = Instant::now();
             let deadline = now + config.shutdown_timeout;
             let drained = deadline.min(now + config.drain_delay);
             tokio::select! {
-                // New work is still taken until the delay is over.
+                // New work is still taken sleep_until_opt the delay is over.
                 _ = timeout_at(drained, serving) => {}
-                signal = signals.next() => stop_at_once(signal),
+                signal = signals.next() => exit_on_second_signal(signal),
             }
             deadline
         };
         drop((listener, admin_listener, connections));
         tokio::select! {
-            () = finish(&phase, deadline, config.shutdown_timeout) => {}
-            signal = signals.next() => stop_at_once(signal),
+            () = drain_connections(&phase, deadline, config.shutdown_timeout) => {}
+            signal = signals.next() => exit_on_second_signal(signal),
         }
         let flushing = tokio::task::spawn_blocking({
             let telemetry = telemetry.clone();
@@ -132,32 +135,36 @@ impl Server {
         });
         tokio::select! {
             _ = flushing => Ok(()),
-            signal = signals.next() => stop_at_once(signal),
+            signal = signals.next() => exit_on_second_signal(signal),
         }
     }
 }
 
 /// What connections are to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Serve,
+enum ShutdownPhase {
+    Running,
     /// End after the request in flight.
-    Finish,
+    Draining,
     /// End now.
-    Cut,
+    Aborting,
 }
 
-/// Lets requests in flight finish and cuts those that do not in time; then no connection is left.
-async fn finish(phase: &watch::Sender<Phase>, deadline: Instant, whole: Duration) {
+/// Lets requests in flight drain_connections and cuts those that do not in time; then no connection is left.
+async fn drain_connections(
+    phase: &watch::Sender<ShutdownPhase>,
+    deadline: Instant,
+    whole: Duration,
+) {
     // Part of the time is kept for the spans and lines of the requests that end last.
     let for_flush = (whole / 4).min(Duration::from_secs(2));
-    phase.send_replace(Phase::Finish);
+    phase.send_replace(ShutdownPhase::Draining);
     if timeout_at(deadline - for_flush, phase.closed()).await.is_err() {
         tracing::warn!(
-            connections = phase.receiver_count(),
+            target: "observability", connections = phase.receiver_count(),
             "requests still in flight are cut off"
         );
-        phase.send_replace(Phase::Cut);
+        phase.send_replace(ShutdownPhase::Aborting);
         let _ = timeout_at(deadline, phase.closed()).await;
     }
 }
@@ -169,52 +176,52 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, Exit> {
 }
 
 /// The first lines of the log: where to find the service, and what was odd about its settings.
-fn greet(telemetry: &Telemetry, listener: &TcpListener, admin: Option<&TcpListener>) {
+fn log_listening(telemetry: &Telemetry, listener: &TcpListener, admin: Option<&TcpListener>) {
     let address = |listener: &TcpListener| {
         listener.local_addr().map(|address| address.to_string()).unwrap_or_default()
     };
     match admin {
-        None => tracing::info!(address = address(listener), "listening"),
+        None => tracing::info!(target: "observability", address = address(listener), "listening"),
         Some(admin) => {
             tracing::info!(
-                address = address(listener),
+                target: "observability", address = address(listener),
                 admin_address = address(admin),
                 "listening"
             );
         }
     }
     for warning in &telemetry.0.config.otel.warnings {
-        tracing::warn!("{warning}");
+        tracing::warn!(target: "observability", "{warning}");
     }
 }
 
-/// Accepts until dropped.
+/// Accepts sleep_until_opt dropped.
 async fn accept(
     listener: &TcpListener,
     router: Router,
     idle: Duration,
-    connections: &watch::Receiver<Phase>,
+    connections: &watch::Receiver<ShutdownPhase>,
 ) {
     // Without this, axum builds each handler's service anew for each request.
     let router = router.with_state(());
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(idle)
-        .max_header_size(MAX_HEAD)
-        .max_buf_size(2 * MAX_HEAD);
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        .max_header_size(MAX_HEADER_BYTES)
+        .max_buf_size(2 * MAX_HEADER_BYTES);
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut failing = false;
     loop {
         // Fails only where the semaphore is closed, which nobody does.
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
-            Err(error) if is_of_one_connection(&error) => continue,
+            Err(error) if is_connection_error(&error) => continue,
             Err(error) => {
                 if !std::mem::replace(&mut failing, true) {
-                    tracing::warn!(%error, "cannot accept connections");
+                    tracing::warn!(target: "observability", %error, "cannot accept connections");
                 }
-                sleep(ACCEPT_PAUSE).await;
+                sleep(ACCEPT_ERROR_BACKOFF).await;
                 continue;
             }
         };
@@ -230,29 +237,29 @@ async fn accept(
                 service.call(request)
             })
         };
-        let stream = TokioIo::new(Patience::new(stream, idle));
+        let stream = TokioIo::new(WriteTimeout::new(stream, idle));
         let connection = http.serve_connection(stream, service).with_upgrades();
         let mut phase = connections.clone();
         tokio::spawn(async move {
-            let _place = place;
+            let _place = permit;
             tokio::pin!(connection);
-            let mut head_due = None;
+            let mut header_deadline = None;
             loop {
                 tokio::select! {
                     // What a peer does to its connection is its own affair.
                     _ = connection.as_mut() => break,
                     changed = phase.changed() => {
-                        if changed.is_err() || *phase.borrow_and_update() == Phase::Cut {
+                        if changed.is_err() || *phase.borrow_and_update() == ShutdownPhase::Aborting {
                             break;
                         }
                         connection.as_mut().graceful_shutdown();
-                        head_due = Some(Instant::now() + LAST_HEAD_TIMEOUT);
+                        header_deadline = Some(Instant::now() + SHUTDOWN_HEADER_TIMEOUT);
                     }
-                    () = until(head_due) => {
+                    () = sleep_until_opt(header_deadline) => {
                         if !has_asked.load(Ordering::Relaxed) {
                             break;
                         }
-                        head_due = None;
+                        header_deadline = None;
                     }
                 }
             }
@@ -260,7 +267,7 @@ async fn accept(
     }
 }
 
-async fn until(instant: Option<Instant>) {
+async fn sleep_until_opt(instant: Option<Instant>) {
     match instant {
         Some(instant) => sleep_until(instant).await,
         None => pending().await,
@@ -268,26 +275,26 @@ async fn until(instant: Option<Instant>) {
 }
 
 /// The peer gave up before it was accepted: nothing is wrong with the listener.
-fn is_of_one_connection(error: &std::io::Error) -> bool {
+fn is_connection_error(error: &std::io::Error) -> bool {
     use std::io::ErrorKind as Io;
     matches!(error.kind(), Io::ConnectionRefused | Io::ConnectionAborted | Io::ConnectionReset)
 }
 
-fn stop_at_once(signal: &str) -> ! {
+fn exit_on_second_signal(signal: &str) -> ! {
     let _ = writeln!(std::io::stderr(), "second signal ({signal}): stopped at once");
     std::process::exit(1)
 }
 
 /// The signals that ask a process to stop: SIGTERM and SIGINT, or Ctrl-C where there are none.
 #[derive(Debug)]
-pub struct Signals {
+pub struct ShutdownSignals {
     #[cfg(unix)]
     terminate: tokio::signal::unix::Signal,
     #[cfg(unix)]
     interrupt: tokio::signal::unix::Signal,
 }
 
-impl Signals {
+impl ShutdownSignals {
     /// From here on they no longer end the process by themselves.
     ///
     /// # Errors
@@ -342,7 +349,7 @@ pub(crate) fn health_check(config: &Config) -> Exit {
         IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
         _ => {}
     }
-    match ask_readyz(address) {
+    match probe_readyz(address) {
         Ok(answer) if answer.starts_with("HTTP/1.1 200 ") => Exit::success(),
         Ok(answer) => {
             Exit::failure(format!("{address}: {}", answer.lines().next().unwrap_or("no answer")))
@@ -351,7 +358,7 @@ pub(crate) fn health_check(config: &Config) -> Exit {
     }
 }
 
-fn ask_readyz(address: SocketAddr) -> std::io::Result<String> {
+fn probe_readyz(address: SocketAddr) -> std::io::Result<String> {
     const LIMIT: Duration = Duration::from_secs(2);
     let mut stream = TcpStream::connect_timeout(&address, LIMIT)?;
     stream.set_read_timeout(Some(LIMIT))?;

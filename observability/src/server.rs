@@ -1,7 +1,7 @@
 //! What stands around a router: tower-http's trace layer with our spans, and inside it one guard a
 //! request that measures, logs and answers with the trace id.
 //!
-//! The guard (`Exchange`) lives from the request's arrival to the end of the response body and
+//! The guard (`RequestGuard`) lives from the request's arrival to the end of the response body and
 //! fires exactly once, also where the caller goes away first.
 
 use std::convert::Infallible;
@@ -30,11 +30,11 @@ use tracing::Span;
 use tracing::field::Empty;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-use crate::body::{EndOfBody, GuardedBody};
+use crate::body::{InstrumentedBody, OnBodyEnd};
 use crate::error_kind::ErrorKind;
-use crate::log::Access;
+use crate::log::AccessEntry;
 use crate::method::Method;
-use crate::metrics::{Outcome, RouteMetrics, URL_SCHEME};
+use crate::metrics::{Outcome, ServerMetrics, URL_SCHEME};
 use crate::telemetry::Telemetry;
 use crate::trace_context;
 
@@ -45,7 +45,7 @@ pub const X_TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
 const MAX_ATTRIBUTE: usize = 1024;
 
 /// The route of a request that matched none.
-const UNMATCHED: &str = "unmatched";
+const UNMATCHED_ROUTE: &str = "unmatched";
 
 /// Why a request failed, put by a handler into its response's extensions: metric, span and log line
 /// then say the same word as the body.
@@ -76,12 +76,12 @@ impl Telemetry {
             .on_failure(());
         // axum boxes a future and a body for each layer it is given, so all of ours are one; and
         // without `with_state` it would build each handler's stack of layers anew for each request.
-        router.with_state(()).layer((trace, MeasureLayer { telemetry: self.clone() }))
+        router.with_state(()).layer((trace, TelemetryLayer { telemetry: self.clone() }))
     }
 }
 
 /// The answer to a request that is one too many.
-fn overloaded() -> Response {
+fn overload_response() -> Response {
     let body = axum::Json(serde_json::json!({"error": ErrorKind::Overload.as_str()}));
     let status = StatusCode::SERVICE_UNAVAILABLE;
     let mut response = (status, [(header::RETRY_AFTER, "1")], body).into_response();
@@ -91,9 +91,9 @@ fn overloaded() -> Response {
     response
 }
 
-fn panicked() -> Response {
+fn panic_response() -> Response {
     let status = StatusCode::INTERNAL_SERVER_ERROR;
-    let details = "the handler panicked".to_owned();
+    let details = "the handler panic_response".to_owned();
     let mut response = status.into_response();
     response.extensions_mut().insert(Failure {
         kind: ErrorKind::Other,
@@ -133,29 +133,32 @@ impl<B> MakeSpan<B> for RequestSpan {
 }
 
 #[derive(Clone)]
-struct MeasureLayer {
+struct TelemetryLayer {
     telemetry: Telemetry,
 }
 
-impl Layer<Route> for MeasureLayer {
-    type Service = Measure;
-    fn layer(&self, inner: Route) -> Measure {
+impl Layer<Route> for TelemetryLayer {
+    type Service = TelemetryService;
+    fn layer(&self, inner: Route) -> TelemetryService {
         let telemetry = self.telemetry.clone();
-        Measure { inner, endpoint: Arc::new(Endpoint { telemetry, route: OnceLock::new() }) }
+        TelemetryService {
+            inner,
+            endpoint: Arc::new(RouteState { telemetry, route: OnceLock::new() }),
+        }
     }
 }
 
 /// What requests to one of the router's endpoints share.
-struct Endpoint {
+struct RouteState {
     telemetry: Telemetry,
     /// The route of the first request, which is that of nearly all.
-    route: OnceLock<&'static RouteMetrics>,
+    route: OnceLock<&'static ServerMetrics>,
 }
 
-impl Endpoint {
-    fn route(&self, request: &Request) -> &'static RouteMetrics {
+impl RouteState {
+    fn route(&self, request: &Request) -> &'static ServerMetrics {
         let matched = request.extensions().get::<MatchedPath>();
-        let template = matched.map_or(UNMATCHED, MatchedPath::as_str);
+        let template = matched.map_or(UNMATCHED_ROUTE, MatchedPath::as_str);
         let metrics = &self.telemetry.0.metrics;
         let route = *self.route.get_or_init(|| metrics.route(template));
         // A wrapped router may be nested in several places.
@@ -164,38 +167,38 @@ impl Endpoint {
 }
 
 #[derive(Clone)]
-struct Measure {
+struct TelemetryService {
     inner: Route,
-    endpoint: Arc<Endpoint>,
+    endpoint: Arc<RouteState>,
 }
 
-impl Service<Request> for Measure {
-    type Response = http::Response<GuardedBody<Body, Exchange>>;
+impl Service<Request> for TelemetryService {
+    type Response = http::Response<InstrumentedBody<Body, RequestGuard>>;
     type Error = Infallible;
-    type Future = MeasureFuture;
+    type Future = ResponseFuture;
 
     fn poll_ready(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<(), Infallible>> {
         Service::<Request>::poll_ready(&mut self.inner, cx)
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let exchange = Exchange::start(Arc::clone(&self.endpoint), &request);
+        let exchange = RequestGuard::start(Arc::clone(&self.endpoint), &request);
         let inner = exchange.is_admitted.then(|| self.inner.call(request));
-        MeasureFuture { inner, exchange: Some(exchange) }
+        ResponseFuture { inner, exchange: Some(exchange) }
     }
 }
 
 pin_project! {
-    struct MeasureFuture {
+    struct ResponseFuture {
         // Absent where the request is not admitted.
         #[pin]
         inner: Option<RouteFuture<Infallible>>,
-        exchange: Option<Exchange>,
+        exchange: Option<RequestGuard>,
     }
 }
 
-impl Future for MeasureFuture {
-    type Output = Result<http::Response<GuardedBody<Body, Exchange>>, Infallible>;
+impl Future for ResponseFuture {
+    type Output = Result<http::Response<InstrumentedBody<Body, RequestGuard>>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
         let this = self.project();
@@ -206,9 +209,9 @@ impl Future for MeasureFuture {
             Some(inner) => match catch_unwind(AssertUnwindSafe(|| inner.poll(cx))) {
                 Ok(Poll::Pending) => return Poll::Pending,
                 Ok(Poll::Ready(Ok(response))) => response,
-                Err(_) => panicked(),
+                Err(_) => panic_response(),
             },
-            None => overloaded(),
+            None => overload_response(),
         };
         let exchange = this.exchange.take().and_then(|mut exchange| {
             exchange.answer(&mut response);
@@ -218,14 +221,14 @@ impl Future for MeasureFuture {
             }
             Some(exchange)
         });
-        Poll::Ready(Ok(response.map(|inner| GuardedBody::new(inner, exchange))))
+        Poll::Ready(Ok(response.map(|inner| InstrumentedBody::new(inner, exchange))))
     }
 }
 
 /// The guard of one request.
-struct Exchange {
-    endpoint: Arc<Endpoint>,
-    route: &'static RouteMetrics,
+struct RequestGuard {
+    endpoint: Arc<RouteState>,
+    route: &'static ServerMetrics,
     started: Instant,
     method: Method,
     is_head: bool,
@@ -236,18 +239,18 @@ struct Exchange {
     finished: bool,
 }
 
-impl Exchange {
-    fn start(endpoint: Arc<Endpoint>, request: &Request) -> Self {
+impl RequestGuard {
+    fn start(endpoint: Arc<RouteState>, request: &Request) -> Self {
         let started = Instant::now();
         let method = Method::from(request.method());
         let route = endpoint.route(request);
         let telemetry = &endpoint.telemetry.0;
         let cx = if telemetry.config.otel.disabled {
-            trace_context::extract(request.headers()).unwrap_or_else(fresh_trace)
+            trace_context::extract(request.headers()).unwrap_or_else(generate_trace_context)
         } else {
             context_of_current_span()
         };
-        describe(&cx, request, method, route);
+        set_request_attributes(&cx, request, method, route);
         telemetry.metrics.server_active(method).increment(1);
         let already = telemetry.in_flight.fetch_add(1, Ordering::Relaxed);
         let is_admitted = already < telemetry.config.max_concurrent_requests.get();
@@ -303,8 +306,8 @@ impl Exchange {
         };
         let outcome = Outcome { method: self.method, status: self.status, error };
         let span = self.cx.span();
-        self.route.request(outcome, latency, telemetry.traced(span.span_context()));
-        self.end_span(outcome, failed);
+        self.route.request(outcome, latency, telemetry.exemplar_context(span.span_context()));
+        self.record_span(outcome, failed);
 
         let details = match (&broken, &self.failure, self.status) {
             (Some((_, details)), _, _) => details.as_str(),
@@ -313,7 +316,7 @@ impl Exchange {
             (None, None, None) => "",
         };
         let shown = self.failure.as_ref().map(|failure| failure.http_status).or(self.status);
-        telemetry.0.logger.access(&Access {
+        telemetry.0.logger.access(&AccessEntry {
             endpoint: self.route.template,
             method: self.method.as_str(),
             http_status: shown.map(|status| status.as_u16()),
@@ -323,12 +326,12 @@ impl Exchange {
         });
     }
 
-    fn end_span(&self, outcome: Outcome, failed: bool) {
+    fn record_span(&self, outcome: Outcome, failed: bool) {
         let span = self.cx.span();
         if !span.is_recording() {
             return;
         }
-        outcome.describe(&span);
+        outcome.set_attributes(&span);
         if failed {
             let details = self.failure.as_ref().map(|failure| failure.details.clone());
             span.set_status(Status::error(details.unwrap_or_default()));
@@ -336,7 +339,7 @@ impl Exchange {
     }
 }
 
-impl EndOfBody<axum::Error> for Exchange {
+impl OnBodyEnd<axum::Error> for RequestGuard {
     fn end(&mut self, error: Option<&axum::Error>) {
         self.finish(
             error.map(|error| (ErrorKind::Other, format!("the response body broke off: {error}"))),
@@ -344,7 +347,7 @@ impl EndOfBody<axum::Error> for Exchange {
     }
 }
 
-impl Drop for Exchange {
+impl Drop for RequestGuard {
     fn drop(&mut self) {
         if !self.finished {
             let details = "the caller went away before the answer was whole".to_owned();
@@ -364,30 +367,30 @@ fn context_of_current_span() -> Context {
 
 /// Attributes that are known from the start, by the semantic conventions for HTTP server spans.
 /// The query is left out: its values belong to the caller.
-fn describe(cx: &Context, request: &Request, method: Method, route: &RouteMetrics) {
+fn set_request_attributes(cx: &Context, request: &Request, method: Method, route: &ServerMetrics) {
     let span = cx.span();
     if !span.is_recording() {
         return;
     }
-    let original = method.is_other().then(|| shortened(request.method().as_str()));
+    let original = method.is_other().then(|| truncate(request.method().as_str()));
     let agent = request.headers().get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
-    let matched = (route.template != UNMATCHED).then_some(route.template);
+    let matched = (route.template != UNMATCHED_ROUTE).then_some(route.template);
     span.update_name(matched.map_or(method.span_name(), |_| route.span_name(method)));
     let attributes = [
         Some(KeyValue::new("http.request.method", method.as_str())),
         Some(KeyValue::new("url.scheme", URL_SCHEME)),
-        Some(KeyValue::new("url.path", shortened(request.uri().path()))),
+        Some(KeyValue::new("url.path", truncate(request.uri().path()))),
         original.map(|method| KeyValue::new("http.request.method_original", method)),
         version(request.version())
             .map(|version| KeyValue::new("network.protocol.version", version)),
-        agent.map(|agent| KeyValue::new("user_agent.original", shortened(agent))),
+        agent.map(|agent| KeyValue::new("user_agent.original", truncate(agent))),
         matched.map(|route| KeyValue::new("http.route", route)),
     ];
     span.set_attributes(attributes.into_iter().flatten());
 }
 
 /// What a client sent, as far as a span takes it: a full queue of spans stays a few megabytes.
-fn shortened(text: &str) -> String {
+fn truncate(text: &str) -> String {
     text[..text.floor_char_boundary(MAX_ATTRIBUTE)].to_owned()
 }
 
@@ -402,7 +405,7 @@ fn version(version: Version) -> Option<&'static str> {
 }
 
 /// Ids for a request that nobody traces: they tie the log lines of the services together all the same.
-fn fresh_trace() -> Context {
+fn generate_trace_context() -> Context {
     let ids = RandomIdGenerator::default();
     Context::new().with_remote_span_context(SpanContext::new(
         ids.new_trace_id(),
@@ -418,9 +421,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_client_sent_is_cut_at_a_whole_character() {
-        assert_eq!(shortened("/echo"), "/echo");
-        assert_eq!(shortened(&"a".repeat(2000)).len(), MAX_ATTRIBUTE);
-        assert_eq!(shortened(&"\u{20ac}".repeat(1000)).len(), MAX_ATTRIBUTE - 1);
+    fn truncates_at_char_boundary() {
+        assert_eq!(truncate("/echo"), "/echo");
+        assert_eq!(truncate(&"a".repeat(2000)).len(), MAX_ATTRIBUTE);
+        assert_eq!(truncate(&"\u{20ac}".repeat(1000)).len(), MAX_ATTRIBUTE - 1);
     }
 }

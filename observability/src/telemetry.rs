@@ -21,10 +21,10 @@ use tracing_subscriber::{Layer, Registry};
 
 use crate::client::ClientBuilder;
 use crate::config::Config;
-use crate::error_kind::chain;
+use crate::error_kind::error_chain;
 use crate::exit::Exit;
-use crate::export::{Exporter, GrpcExporter, HttpExporter, Rejected};
-use crate::log::{LogLayer, Logger, Sink};
+use crate::export::{BatchSpanProcessor, GrpcExporter, HttpExporter, PartialSuccess};
+use crate::log::{LogLayer, Logger, NonBlockingWriter};
 use crate::metrics::Metrics;
 use crate::otel::{OtlpConfig, Protocol};
 use crate::serve::Server;
@@ -44,9 +44,9 @@ pub(crate) struct Inner {
     pub(crate) ready: AtomicBool,
     pub(crate) in_flight: AtomicUsize,
     /// Whether a parent that is not sampled has no sampled children.
-    pub(crate) unsampled_stays_unsampled: bool,
+    pub(crate) is_parent_based: bool,
     provider: SdkTracerProvider,
-    exporter: Option<Exporter>,
+    exporter: Option<BatchSpanProcessor>,
 }
 
 impl fmt::Debug for Telemetry {
@@ -60,7 +60,7 @@ impl fmt::Debug for Telemetry {
 ///
 /// # Errors
 /// Where the process has a subscriber or recorder already, or no thread or exporter can be made.
-pub fn start(config: &Config) -> Result<Telemetry, Exit> {
+pub fn init(config: &Config) -> Result<Telemetry, Exit> {
     let (telemetry, subscriber) = Telemetry::new(config, io::stdout())?;
     tracing::subscriber::set_global_default(subscriber)
         .map_err(|_| Exit::failure("telemetry: this process has a tracing subscriber already"))?;
@@ -68,7 +68,7 @@ pub fn start(config: &Config) -> Result<Telemetry, Exit> {
         .map_err(|_| Exit::failure("telemetry: this process has a metrics recorder already"))?;
     opentelemetry::global::set_text_map_propagator(TraceContextPropagator);
     opentelemetry::global::set_tracer_provider(telemetry.0.provider.clone());
-    log_panics();
+    install_panic_hook();
     Ok(telemetry)
 }
 
@@ -84,15 +84,15 @@ impl Telemetry {
         let metrics = Metrics::new(service.name, service.version, service.revision)
             .map_err(|error| failed("metrics", &error))?;
         let metrics = Arc::new(metrics);
-        let sink = Sink::start(log, metrics.lost_lines.clone())
+        let sink = NonBlockingWriter::start(log, metrics.dropped_lines.clone())
             .map_err(|error| failed("log thread", &error))?;
-        let logger = Logger::new(sink, config.log_format, service.log_name, &config.log_filter);
+        let logger = Logger::new(sink, config.log_format, service.log_label, &config.log_filter);
 
         let resource = config.otel.resource(&service);
         let exporter = match &config.otel.otlp {
             Some(otlp) if !config.otel.disabled => {
                 let exporter = start_exporter(otlp, config, &resource, &metrics)
-                    .map_err(|error| failed("traces", &chain(error.as_ref())))?;
+                    .map_err(|error| failed("traces", &error_chain(error.as_ref())))?;
                 Some(exporter)
             }
             _ => None,
@@ -110,11 +110,11 @@ impl Telemetry {
         let subscriber = subscriber(tracer, &logger, &config.log_filter);
         let ready = AtomicBool::new(true);
         let in_flight = AtomicUsize::new(0);
-        let unsampled_stays_unsampled =
+        let is_parent_based =
             matches!(config.otel.sampler, Sampler::ParentBased(_) | Sampler::AlwaysOff);
         let config = config.clone();
         let inner = Inner {
-            unsampled_stays_unsampled,
+            is_parent_based,
             config,
             metrics,
             logger,
@@ -130,7 +130,7 @@ impl Telemetry {
     /// routes, and beside them `/metrics`, `/health`, `/livez` and `/readyz`.
     ///
     /// For those who serve a router themselves; [`serve`](Self::serve) does it all.
-    pub fn wrap(&self, router: Router) -> Router {
+    pub fn instrument(&self, router: Router) -> Router {
         // Of two default fallbacks the merged one stays: what matches no route is observed too.
         self.admin_routes().merge(self.observe(router))
     }
@@ -148,13 +148,13 @@ impl Telemetry {
         Server::new(self.clone(), router)
     }
 
-    /// Builds clients whose calls are traced, measured and logged.
+    /// Builds clients whose calls are exemplar_context, measured and logged.
     pub fn client(&self) -> ClientBuilder {
         ClientBuilder::new(self.clone())
     }
 
     /// A span that somebody will be able to look at: it is sampled, and exported somewhere.
-    pub(crate) fn traced<'a>(&self, span: &'a SpanContext) -> Option<&'a SpanContext> {
+    pub(crate) fn exemplar_context<'a>(&self, span: &'a SpanContext) -> Option<&'a SpanContext> {
         (span.is_sampled() && self.0.exporter.is_some()).then_some(span)
     }
 
@@ -178,10 +178,10 @@ impl Telemetry {
             exporter.stop(limit - for_log);
             let lost = self.0.metrics.spans.lost();
             if lost > 0 {
-                tracing::warn!(spans = lost, "spans were lost");
+                tracing::warn!(target: "observability", spans = lost, "spans were lost");
             }
         }
-        tracing::info!("stopped");
+        tracing::info!(target: "observability", "stopped");
         self.0.logger.sink().flush(deadline.saturating_duration_since(Instant::now()));
     }
 }
@@ -228,30 +228,30 @@ fn start_exporter(
     config: &Config,
     resource: &Resource,
     metrics: &Arc<Metrics>,
-) -> Result<Exporter, Box<dyn std::error::Error>> {
+) -> Result<BatchSpanProcessor, Box<dyn std::error::Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let batch = config.otel.batch.clone();
     // Our own limit around each export comes first and names the reason; this one is the net below.
     let timeout = batch.export_timeout + Duration::from_secs(1);
-    let (metrics, rejected) = (Arc::clone(metrics), Rejected::default());
+    let (metrics, rejected) = (Arc::clone(metrics), PartialSuccess::default());
     match otlp.protocol {
         Protocol::Grpc => {
             let build = || GrpcExporter::new(otlp, timeout, rejected.clone());
-            let (runtime, mut exporter) = build_within(runtime, build)?;
+            let (runtime, mut exporter) = build_on_runtime(runtime, build)?;
             exporter.set_resource(resource);
-            Ok(Exporter::start(exporter, rejected, runtime, batch, metrics)?)
+            Ok(BatchSpanProcessor::start(exporter, rejected, runtime, batch, metrics)?)
         }
         Protocol::HttpProtobuf => {
             let build = || HttpExporter::new(otlp, timeout, rejected.clone());
-            let (runtime, mut exporter) = build_within(runtime, build)?;
+            let (runtime, mut exporter) = build_on_runtime(runtime, build)?;
             exporter.set_resource(resource);
-            Ok(Exporter::start(exporter, rejected, runtime, batch, metrics)?)
+            Ok(BatchSpanProcessor::start(exporter, rejected, runtime, batch, metrics)?)
         }
     }
 }
 
 /// A runtime may not simply be dropped on a thread where another one runs, as the service's does here.
-fn build_within<T, E>(
+fn build_on_runtime<T, E>(
     runtime: Runtime,
     build: impl FnOnce() -> Result<T, E>,
 ) -> Result<(Runtime, T), E> {
@@ -281,12 +281,12 @@ fn start_upkeep(metrics: &Arc<Metrics>) -> io::Result<()> {
 }
 
 /// A panic is a log line too, with the ids of the request it happened in.
-fn log_panics() {
+fn install_panic_hook() {
     let previous = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         let message = panic.payload_as_str().unwrap_or("no message");
         let location = panic.location().map(ToString::to_string).unwrap_or_default();
-        tracing::error!(location, "panic: {message}");
+        tracing::error!(target: "observability", location, "panic: {message}");
         previous(panic);
     }));
 }

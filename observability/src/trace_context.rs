@@ -43,16 +43,16 @@ fn extract_into(cx: &Context, headers: &HeaderMap) -> Option<Context> {
     let members = parse_tracestate(headers.get_all(TRACESTATE).iter().map(HeaderValue::as_bytes));
     let (state, refused) = match TraceState::from_key_value(members.iter().copied()) {
         Ok(state) => (state, None),
-        Err(_) => (TraceState::NONE, Some(join(&members))),
+        Err(_) => (TraceState::NONE, Some(format_members(&members))),
     };
-    let received = Received {
+    let received = RemoteContext {
         trace_id: parent.trace_id,
         is_random: parent.flags & RANDOM == RANDOM,
         state: refused,
     };
     let span = SpanContext::new(parent.trace_id, parent.span_id, parent.flags, true, state);
     let cx = cx.with_remote_span_context(span);
-    let takes_place_of_another = cx.get::<Received>().is_some();
+    let takes_place_of_another = cx.get::<RemoteContext>().is_some();
     let is_needed = received.is_random || received.state.is_some() || takes_place_of_another;
     Some(if is_needed { cx.with_value(received) } else { cx })
 }
@@ -66,7 +66,8 @@ pub fn inject(cx: &Context, headers: &mut HeaderMap) {
     if !span.is_valid() {
         return;
     }
-    let received = cx.get::<Received>().filter(|received| received.trace_id == span.trace_id());
+    let received =
+        cx.get::<RemoteContext>().filter(|received| received.trace_id == span.trace_id());
     let mut flags = span.trace_flags() & KNOWN_FLAGS;
     if received.is_some_and(|received| received.is_random) {
         flags = flags | RANDOM;
@@ -88,7 +89,7 @@ pub fn inject(cx: &Context, headers: &mut HeaderMap) {
 /// What came with a trace and would be lost on its way through OpenTelemetry's types. It goes on with
 /// that trace only.
 #[derive(Debug)]
-struct Received {
+struct RemoteContext {
     trace_id: TraceId,
     /// The SDK gives a span that it does not record no flags at all.
     is_random: bool,
@@ -226,7 +227,7 @@ fn parse_tracestate<'a>(headers: impl Iterator<Item = &'a [u8]>) -> Vec<(&'a str
     members
 }
 
-fn join(members: &[(&str, &str)]) -> String {
+fn format_members(members: &[(&str, &str)]) -> String {
     let members: Vec<_> = members.iter().map(|(key, value)| format!("{key}={value}")).collect();
     members.join(",")
 }
@@ -234,11 +235,11 @@ fn join(members: &[(&str, &str)]) -> String {
 fn parse_member(member: &[u8]) -> Option<(&str, &str)> {
     let member = std::str::from_utf8(member).ok()?;
     let (key, value) = member.split_once('=')?;
-    (is_key(key.as_bytes()) && is_value(value.as_bytes())).then_some((key, value))
+    (is_valid_key(key.as_bytes()) && is_valid_value(value.as_bytes())).then_some((key, value))
 }
 
 /// `simple-key`, or `tenant-id "@" system-id` (section 3.3.1.3.1).
-fn is_key(key: &[u8]) -> bool {
+fn is_valid_key(key: &[u8]) -> bool {
     let legal = |part: &[u8]| {
         part.iter()
             .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'*' | b'/'))
@@ -259,7 +260,7 @@ fn is_key(key: &[u8]) -> bool {
 }
 
 /// 1 to 256 printable characters without `,` and `=`, the last one no space (section 3.3.1.3.2).
-fn is_value(value: &[u8]) -> bool {
+fn is_valid_value(value: &[u8]) -> bool {
     (1..=256).contains(&value.len())
         && value.last() != Some(&b' ')
         && value.iter().all(|byte| matches!(byte, 0x20..=0x7e) && !matches!(byte, b',' | b'='))
@@ -355,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn later_versions_are_read_as_far_as_this_one_goes() {
+    fn future_versions_are_accepted() {
         for value in [
             "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
             "cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-what-the-future-will-be-like",
@@ -365,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn the_two_flags_that_are_known_go_on_and_no_others() {
+    fn unknown_flags_are_cleared() {
         for (flags, sent) in
             [("00", "00"), ("01", "01"), ("02", "02"), ("03", "03"), ("fc", "00"), ("ff", "03")]
         {
@@ -376,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn what_came_with_a_trace_goes_on_in_spans_that_are_not_recorded_and_in_no_other_trace() {
+    fn remote_context_propagates_through_unrecorded_span() {
         let long_key = format!("a=1,t@{}=2", "v".repeat(14));
         let random = VALID.replace("-01", "-02");
         let cx = extract(&headers(&[("traceparent", &random), ("tracestate", &long_key)])).unwrap();
@@ -402,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn one_illegal_member_discards_them_all() {
+    fn invalid_member_discards_tracestate() {
         for value in [
             "A=1", "0a=1", "a", "=1", "a=", "a=b=c", "a=\u{e9}", "a@=1", "@a=1", "a@b@c=1",
             "a@0b=1", "a b=1", "_a@b=1",
@@ -412,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_and_values_are_as_long_as_they_may_be_and_no_longer() {
+    fn tracestate_length_limits() {
         let key = |length| format!("{}=1", "k".repeat(length));
         let value = |length| format!("a={}", "v".repeat(length));
         let keys = |tenant, system| format!("{}@{}=1", "t".repeat(tenant), "s".repeat(system));
@@ -425,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn thirty_two_members_and_no_more() {
+    fn tracestate_member_limit() {
         let list = |n| (0..n).map(|i| format!("k{i}=v")).collect::<Vec<_>>().join(",");
         assert_eq!(state(&[&list(32)]), list(32));
         assert_eq!(state(&[&list(33)]), "");

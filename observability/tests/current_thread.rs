@@ -3,26 +3,26 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
-use testkit::otlp::{Manner, Protocol, Receiver};
-use testkit::{FakeServer, Launch, Reply};
+use testkit::otlp::{Behavior, OtlpCollector, Protocol};
+use testkit::{FakeServer, ProcessBuilder, Reply};
 
-fn current_thread() -> Launch {
-    Launch::example("current_thread").set("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "8")
+fn current_thread() -> ProcessBuilder {
+    ProcessBuilder::example("current_thread").env("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "8")
 }
 
 #[test]
-fn spans_are_exported_while_it_runs_and_when_it_stops() {
+fn exports_on_current_thread_runtime() {
     for protocol in [Protocol::Grpc, Protocol::HttpProtobuf] {
-        let backend = Receiver::start();
-        let service = current_thread().set_all(backend.variables(protocol)).serve();
+        let backend = OtlpCollector::start();
+        let service = current_thread().envs(backend.variables(protocol)).serve();
         let first = service.get("/hello").trace_id().to_owned();
         backend.wait_for_trace(&first, 1);
-        backend.behave(Manner::Refuse { grpc: 14, http: 503 });
+        backend.set_behavior(Behavior::Fail { grpc: 14, http: 503 });
         assert_eq!(service.get("/hello").text(), "hello");
         service.wait_for_metrics("a lost span", |page| {
             page.sum("otel_sdk_exporter_span_exported_total", &[("error_type", "failed")]) == 1.0
         });
-        backend.behave(Manner::Take);
+        backend.set_behavior(Behavior::Accept);
         for _ in 0..20 {
             assert_eq!(service.get("/hello").status, 200);
         }
@@ -32,14 +32,14 @@ fn spans_are_exported_while_it_runs_and_when_it_stops() {
 }
 
 #[test]
-fn a_backend_that_hangs_keeps_nobody_and_its_spans_are_counted_at_the_end() {
+fn hung_backend_does_not_block_shutdown() {
     for protocol in ["grpc", "http/protobuf"] {
-        let backend = FakeServer::start(Reply::Silence(Vec::new()));
+        let backend = FakeServer::start(Reply::Stall(Vec::new()));
         let service = current_thread()
-            .set("OTEL_EXPORTER_OTLP_ENDPOINT", backend.url())
-            .set("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
-            .set("OTEL_BSP_SCHEDULE_DELAY", "10")
-            .set("SHUTDOWN_TIMEOUT_MS", "500")
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", backend.url())
+            .env("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
+            .env("OTEL_BSP_SCHEDULE_DELAY", "10")
+            .env("SHUTDOWN_TIMEOUT_MS", "500")
             .serve();
         for _ in 0..20 {
             assert_eq!(service.get("/hello").text(), "hello");

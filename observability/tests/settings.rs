@@ -9,13 +9,13 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
 use observability::config::Reader;
-use observability::{Config, Service};
+use observability::{Config, ServiceInfo};
 use proptest::prelude::*;
 
-const SERVICE: Service = Service {
+const SERVICE: ServiceInfo = ServiceInfo {
     name: "service-t",
-    log_name: "T",
-    about: "A test",
+    log_label: "T",
+    description: "A test",
     version: "1.0.0",
     revision: "unknown",
     listen_addr: "127.0.0.1:0",
@@ -99,7 +99,7 @@ proptest! {
     })]
 
     #[test]
-    fn variables_of_any_bytes_are_taken_or_named(
+    fn arbitrary_env_never_panics(
         values in proptest::collection::hash_map(
             proptest::sample::select(VARIABLES.to_vec()), value(), 0..8,
         ),
@@ -123,7 +123,7 @@ proptest! {
     }
 
     #[test]
-    fn a_command_line_of_any_bytes_is_taken_or_refused(
+    fn arbitrary_args_never_panic(
         words in proptest::collection::vec(
             prop_oneof![
                 8 => (proptest::sample::select(FLAGS.to_vec()), value())

@@ -85,7 +85,7 @@ proptest! {
     }
 
     #[test]
-    fn what_comes_in_goes_out_as_something_that_comes_in_the_same(
+    fn propagation_round_trip(
         parents in prop::collection::vec(near_traceparent(), 0..3),
         states in prop::collection::vec(near_tracestate(), 0..4),
     ) {
@@ -129,12 +129,12 @@ mod over_sockets {
     use super::*;
     use serde_json::json;
     use testkit::http::Request;
-    use testkit::{FakeServer, Launch, Process, Received, Reply};
+    use testkit::{FakeServer, Process, ProcessBuilder, ReceivedRequest, Reply};
 
     const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 
     /// Has the harness call `target` once, and gives what arrived there.
-    fn drive(harness: &Process, target: &FakeServer, headers: &[(&str, &str)]) -> Received {
+    fn drive(harness: &Process, target: &FakeServer, headers: &[(&str, &str)]) -> ReceivedRequest {
         let already = target.requests().len();
         let calls = json!([{"url": format!("{}/callback", target.url()), "arguments": [1, "two"]}]);
         let mut request = Request::new("POST", "/test")
@@ -152,9 +152,9 @@ mod over_sockets {
     }
 
     #[test]
-    fn the_harness_for_the_w3c_suite_passes_contexts_on_to_the_letter() {
-        let target = FakeServer::start(Reply::Answer(200, String::new()));
-        let harness = Launch::example("trace_context_harness").serve();
+    fn w3c_harness_propagates_context() {
+        let target = FakeServer::start(Reply::Json(200, String::new()));
+        let harness = ProcessBuilder::example("trace_context_harness").serve();
         let valid = format!("00-{TRACE}-b7ad6b7169203331-01");
         let future = format!("cc-{TRACE}-b7ad6b7169203331-01-what-may-come");
         let passed_on = |headers: &[(&str, &str)]| {
@@ -195,8 +195,8 @@ mod over_sockets {
     /// The flag of level 2 (section 3.2.2.5.2) and whole `tracestate`s, whether the SDK records the
     /// request's spans, drops them or is switched off.
     #[test]
-    fn what_came_with_a_trace_goes_on_whatever_the_sampler_decides() {
-        let target = FakeServer::start(Reply::Answer(200, String::new()));
+    fn context_propagates_for_every_sampler() {
+        let target = FakeServer::start(Reply::Json(200, String::new()));
         let state = format!("a=1,{}@{}=2", "t".repeat(241), "s".repeat(14));
         for (variable, value) in [
             ("OTEL_TRACES_SAMPLER", "parentbased_always_on"),
@@ -204,7 +204,8 @@ mod over_sockets {
             ("OTEL_TRACES_SAMPLER", "always_off"),
             ("OTEL_SDK_DISABLED", "true"),
         ] {
-            let harness = Launch::example("trace_context_harness").set(variable, value).serve();
+            let harness =
+                ProcessBuilder::example("trace_context_harness").env(variable, value).serve();
             for flags in 0..=3 {
                 let parent = format!("00-{TRACE}-b7ad6b7169203331-{flags:02x}");
                 let headers = [("traceparent", parent.as_str()), ("tracestate", state.as_str())];
@@ -220,8 +221,8 @@ mod over_sockets {
 
     #[test]
     fn a_list_of_calls_is_made_in_order() {
-        let target = FakeServer::start(Reply::Answer(200, String::new()));
-        let harness = Launch::example("trace_context_harness").serve();
+        let target = FakeServer::start(Reply::Json(200, String::new()));
+        let harness = ProcessBuilder::example("trace_context_harness").serve();
         let calls: Vec<_> = (0..3)
             .map(|at| json!({"url": format!("{}/{at}", target.url()), "arguments": []}))
             .collect();

@@ -9,15 +9,15 @@ use std::thread;
 use std::time::Instant;
 
 use testkit::http::Request;
-use testkit::{Launch, PATIENCE, Process};
+use testkit::{Process, ProcessBuilder, TEST_TIMEOUT};
 
 /// What a sample takes while it waits, in bytes: a number and a time.
 const WAITING_SAMPLE: i64 = 16;
 const SAMPLES: i64 = 1_000_000;
 
-fn own_histogram() -> Launch {
+fn own_histogram() -> ProcessBuilder {
     // What one thread gives back is what it takes next; of several each has memory of its own.
-    Launch::example("own_histogram").set("TOKIO_WORKER_THREADS", "1")
+    ProcessBuilder::example("own_histogram").env("TOKIO_WORKER_THREADS", "1")
 }
 
 fn record(service: &Process) {
@@ -48,7 +48,7 @@ fn wait_for_upkeep(service: &Process) {
     let (asleep, sleeps) = upkeep(service);
     // Work that is under way may have missed the last samples.
     let wanted = if asleep { sleeps + 1 } else { sleeps + 2 };
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TEST_TIMEOUT;
     while upkeep(service).1 < wanted {
         assert!(Instant::now() < deadline, "time was up without upkeep");
         thread::yield_now();
@@ -56,7 +56,7 @@ fn wait_for_upkeep(service: &Process) {
 }
 
 #[test]
-fn samples_of_a_services_own_histogram_do_not_wait_for_a_scrape() {
+fn user_histogram_needs_no_scrape() {
     let service = own_histogram().serve();
     let before = service.resident_kib();
     record(&service);

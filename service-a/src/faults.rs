@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_alone_strikes_always_and_a_rate_alone_means_500() {
+    fn fault_defaults() {
         assert_eq!(plan(r#"{"status":404}"#).error(), Some(StatusCode::NOT_FOUND));
         assert_eq!(plan(r#"{"error_rate":1}"#).error(), Some(StatusCode::INTERNAL_SERVER_ERROR));
         assert_eq!(plan(r#"{"error_rate":0,"status":500}"#).error(), None);
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn half_the_requests_fail_at_a_rate_of_a_half() {
+    fn error_rate_is_statistical() {
         let plan = plan(r#"{"error_rate":0.5}"#);
         let failed = (0..10_000).filter(|_| plan.error().is_some()).count();
         // Six standard deviations either way.
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_refused() {
+    fn invalid_config_is_rejected() {
         for json in [r#"{"delay_ms":60001}"#, r#"{"error_rate":1.5}"#, r#"{"status":200}"#] {
             assert!(plan(json).problem().is_some(), "{json}");
         }

@@ -10,7 +10,7 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::get;
 use axum::{Json, Router};
 use observability::config::{Reader, SWITCH};
-use observability::{Config, Exit, Service, Setting};
+use observability::{Config, Exit, ServiceInfo, Setting};
 use serde::{Deserialize, Serialize};
 use strict_query::StrictQuery;
 
@@ -19,8 +19,8 @@ mod faults;
 pub use faults::Faults;
 
 /// What this service is called.
-pub const SERVICE: Service =
-    observability::service!("service-a", log_name: "A", listen_addr: "127.0.0.1:8080");
+pub const SERVICE: ServiceInfo =
+    observability::service!("service-a", log_label: "A", listen_addr: "127.0.0.1:8080");
 
 /// Whether `/faults` may be used.
 pub const FAULTS_ENABLED: Setting = Setting {
@@ -68,12 +68,12 @@ pub async fn run(
     settings: Settings,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), Exit> {
-    let telemetry = observability::start(&settings.common)?;
+    let telemetry = observability::init(&settings.common)?;
     let faults = settings.faults_enabled.then(Faults::default);
     telemetry
         .server(router(faults.as_ref()))
-        .admin_routes(faults::switch(faults))
-        .stop_when(stop)
+        .merge_admin(faults::switch(faults))
+        .with_graceful_shutdown(stop)
         .run()
         .await
 }

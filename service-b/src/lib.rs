@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use observability::config::Reader;
-use observability::{CallError, Config, Exit, Failure, Service, Setting};
+use observability::{CallError, Config, Exit, Failure, ServiceInfo, Setting};
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
 use strict_query::{InvalidQuery, StrictQuery};
@@ -24,8 +24,8 @@ mod service_a;
 pub use service_a::ServiceA;
 
 /// What this service is called.
-pub const SERVICE: Service =
-    observability::service!("service-b", log_name: "B", listen_addr: "127.0.0.1:8081");
+pub const SERVICE: ServiceInfo =
+    observability::service!("service-b", log_label: "B", listen_addr: "127.0.0.1:8081");
 
 /// Where service A is.
 pub const SERVICE_A_URL: Setting = Setting {
@@ -126,16 +126,16 @@ pub async fn run(
     settings: Settings,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), Exit> {
-    let telemetry = observability::start(&settings.common)?;
+    let telemetry = observability::init(&settings.common)?;
     let client = telemetry
         .client()
         .timeout(settings.service_a_timeout)
-        .peer(&settings.service_a_url)
-        .connect_retries(settings.service_a_connect_retries)
+        .register_server(&settings.service_a_url)
+        .max_connect_retries(settings.service_a_connect_retries)
         .circuit_breaker(&settings.service_a_url, settings.service_a_breaker_failures)
         .build()?;
     let service_a = ServiceA::new(client, &settings.service_a_url);
-    telemetry.server(router(service_a)).stop_when(stop).run().await
+    telemetry.server(router(service_a)).with_graceful_shutdown(stop).run().await
 }
 
 /// The API.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use observability::{CallError, CallJson, Client};
+use observability::{CallError, Client, RequestBuilderExt};
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +35,6 @@ impl ServiceA {
     pub(crate) async fn echo(&self, msg: &str) -> Result<Echo, CallError> {
         let mut url = self.0.echo.clone();
         url.query_pairs_mut().append_pair("msg", msg);
-        self.0.client.get(url).call_json().await
+        self.0.client.get(url).fetch_json().await
     }
 }

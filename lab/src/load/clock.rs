@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests_are_evenly_spaced_and_the_end_is_not_part_of_it() {
+    fn schedule_is_even_and_end_exclusive() {
         let schedule = Schedule { rate: 50.0, duration: Some(Duration::from_secs(30)) };
         assert_eq!(schedule.due(0), Some(Duration::ZERO));
         assert_eq!(schedule.due(1), Some(Duration::from_millis(20)));
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_late_clock_missed_is_due_when_it_was_due() {
+    async fn late_ticks_keep_due_times() {
         let late = Duration::from_secs(10);
         let start = Instant::now() - late;
         let schedule = Schedule { rate: 200.0, duration: Some(late) };

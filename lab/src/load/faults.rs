@@ -166,7 +166,7 @@ impl Switch {
                 Err("A answers 404: is FAULTS_ENABLED=true, and is this its admin address?".into())
             }
             Ok(status) => Err(format!("A answers {status}")),
-            Err(error) => Err(format!("no answer from A: {}", ErrorKind::of_reqwest(&error))),
+            Err(error) => Err(format!("no answer from A: {}", ErrorKind::from_reqwest(&error))),
         }
     }
 }
@@ -204,7 +204,7 @@ mod tests {
         &[Phase { name: "bad", plan: Some("{}"), lasts: Duration::from_secs(3600) }];
 
     #[tokio::test]
-    async fn phases_follow_each_other_over_and_over() {
+    async fn phases_cycle() {
         let (url, mut requests) = service_a(StatusCode::OK).await;
         let _faults = Faults::start(&url, SHORT, |_| {}).unwrap();
         for _ in 0..2 {
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_faults_are_off_when_it_has_stopped() {
+    async fn faults_are_cleared_on_stop() {
         let (url, mut requests) = service_a(StatusCode::OK).await;
         let mut faults = Faults::start(&url, LONG, |_| {}).unwrap();
         faults.phase.changed().await.unwrap();
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_switch_that_does_not_work_is_told_once_and_in_the_end() {
+    async fn switch_failure_warns_once() {
         let (url, mut requests) = service_a(StatusCode::NOT_FOUND).await;
         let (warn, mut warnings) = mpsc::unbounded_channel();
         let warn = move |problem: &str| {
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn every_plan_is_json_and_a_cycle_a_minute() {
+    fn cycle_takes_one_minute() {
         for plan in PHASES.iter().filter_map(|phase| phase.plan) {
             assert!(serde_json::from_str::<serde_json::Value>(plan).is_ok(), "{plan}");
         }

@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_is_about_the_time_since_the_last() {
+    fn progress_covers_last_interval() {
         let mut tally = Tally::new().unwrap();
         for outcome in [Outcome::Ok, Outcome::Ok, Outcome::Ok, Outcome::BDecode] {
             tally.sent(Duration::ZERO);

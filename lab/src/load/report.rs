@@ -189,7 +189,7 @@ outcomes
     }
 
     #[test]
-    fn nearly_all_is_not_all() {
+    fn percent_never_rounds_to_100() {
         assert_eq!(percent(999_999, 1_000_000), "99.99");
         assert_eq!(percent(1, 1_000_000), "0.01");
         assert_eq!(percent(5, 5), "100.00");

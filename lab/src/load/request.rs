@@ -22,7 +22,7 @@ const IDLE: Duration = Duration::from_secs(20);
 
 /// What a call fails for, and what B says where it makes none.
 const KINDS: [&[ErrorKind]; 2] =
-    [&ErrorKind::NAMED, &[ErrorKind::CircuitOpen, ErrorKind::Overload]];
+    [&ErrorKind::ALL_NAMED, &[ErrorKind::CircuitOpen, ErrorKind::Overload]];
 
 /// What became of a request. A closed set, whatever bytes an answer holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,7 +71,7 @@ impl Outcome {
 
     fn of_error(error: &reqwest::Error) -> Self {
         let unresolved = causes(error).any(|cause| cause.is::<Unresolved>());
-        let kind = if unresolved { ErrorKind::Dns } else { ErrorKind::of_reqwest(error) };
+        let kind = if unresolved { ErrorKind::Dns } else { ErrorKind::from_reqwest(error) };
         Self::BNoAnswer(named(kind.as_str()).unwrap_or(ErrorKind::Other.as_str()))
     }
 }
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_has_the_word_that_b_gives_it() {
+    fn failure_uses_error_kind() {
         for kind in KINDS.into_iter().flatten() {
             assert_eq!(outcome(503, &format!(r#"{{"error":"{kind}"}}"#)), kind.as_str());
         }
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn what_b_should_not_say_is_counted_by_its_status() {
+    fn unexpected_response_counts_by_status() {
         for (status, body) in
             [(400, r#"{"error":"Missing 'msg' parameter"}"#), (404, ""), (503, "x")]
         {
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_base_may_have_a_path_and_credentials_are_not_shown() {
+    fn base_url_keeps_path_redacts_credentials() {
         let base = Url::parse("http://user:pw@b:1/prefix/?x#y").unwrap();
         assert_eq!(endpoint(&base, "call-echo").as_str(), "http://user:pw@b:1/prefix/call-echo");
         assert_eq!(shown(&endpoint(&base, "call-echo")), "http://b:1/prefix/call-echo");

@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn without_flags_the_defaults_hold_and_empty_is_not_set() {
+    fn defaults_and_empty_values() {
         for args in [&[][..], &["--rate=", "--duration=", "--service-a="]] {
             let settings = read(args).unwrap();
             assert_eq!(settings.target.as_str(), "http://127.0.0.1:8081/");
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn every_bad_value_is_named_and_none_repeated() {
+    fn all_invalid_values_are_reported() {
         let bad = [
             "--target=secret",
             "--rate=NaN",
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn help_names_every_setting_with_its_default() {
+    fn help_lists_defaults() {
         let help = read(&["--help"]).unwrap_err();
         assert_eq!(help.code(), 0);
         let text = help.to_string().split_whitespace().collect::<Vec<_>>().join(" ");

@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn latencies_of_what_went_well_are_kept_apart() {
+    fn success_latencies_are_separate() {
         let mut tally = Tally::new().unwrap();
         tally.done(done(Outcome::Ok, 10));
         tally.done(done(Outcome::BStatus(500), 1000));
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_shown_is_not_recent_any_more() {
+    fn interval_resets_after_read() {
         let mut tally = Tally::new().unwrap();
         tally.sent(Duration::ZERO);
         tally.done(done(Outcome::Ok, 1));
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn one_answer_of_whatever_kind_means_that_b_is_there() {
+    fn any_response_means_reachable() {
         let mut tally = Tally::new().unwrap();
         assert!(!tally.b_never_answered());
         tally.done(done(Outcome::BNoAnswer("refused"), 1));
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_latency_beyond_all_bounds_is_the_longest_there_is() {
+    fn latency_saturates() {
         let mut tally = Tally::new().unwrap();
         tally.done(Done { outcome: Outcome::Ok, latency: Duration::MAX });
         assert!(tally.all.quantile(1.0).unwrap() >= MAX_TIMEOUT * 2);

@@ -11,11 +11,11 @@
     reason = "a test that cannot go on fails"
 )]
 
-mod backend;
+mod docs_in_sync;
+mod information_disclosure;
+mod otlp_backend;
 mod overload;
-mod page;
-mod quantity;
-mod sick_a;
-mod stopping;
-mod strangers;
+mod shutdown;
+mod soak;
 mod support;
+mod upstream_faults;

@@ -14,14 +14,14 @@ use crate::support::{
 const DURATION: &str = "http_server_request_duration_seconds_count";
 
 #[test]
-fn at_five_times_the_capacity_what_is_accepted_is_as_fast_as_ever() {
+fn overload_does_not_slow_admitted_requests() {
     const CAPACITY: usize = 4;
     const CALLERS: usize = 5 * CAPACITY;
     const EACH: usize = 10;
-    let service_a = service_a().set("FAULTS_ENABLED", "true").serve();
+    let service_a = service_a().env("FAULTS_ENABLED", "true").serve();
     set_faults(&service_a, r#"{"delay_ms":50}"#);
     let service_b =
-        service_b(url(&service_a)).set("MAX_CONCURRENT_REQUESTS", CAPACITY.to_string()).serve();
+        service_b(url(&service_a)).env("MAX_CONCURRENT_REQUESTS", CAPACITY.to_string()).serve();
     let alone: Vec<_> =
         at_once(CAPACITY, |_| latencies(service_b.address(), "/call-echo?msg=hello", EACH))
             .concat();
@@ -83,8 +83,8 @@ fn watch(service_b: &Process, service_a: &Process, running: &AtomicUsize, most: 
 }
 
 #[test]
-fn connections_that_send_too_slowly_are_closed_and_delay_nobody() {
-    let service = service_a().set("IDLE_TIMEOUT_MS", "300").serve();
+fn slow_senders_are_closed() {
+    let service = service_a().env("IDLE_TIMEOUT_MS", "300").serve();
     let address = service.address();
     let before = open_files(&service);
     let mut slow: Vec<_> = (0..60).map(|_| Connection::open(address)).collect();
@@ -130,8 +130,8 @@ fn connections_that_send_too_slowly_are_closed_and_delay_nobody() {
 }
 
 #[test]
-fn a_request_may_take_longer_than_a_connection_may_be_idle() {
-    let service = service_a().set("IDLE_TIMEOUT_MS", "100").set("FAULTS_ENABLED", "true").serve();
+fn long_request_outlives_idle_timeout() {
+    let service = service_a().env("IDLE_TIMEOUT_MS", "100").env("FAULTS_ENABLED", "true").serve();
     set_faults(&service, r#"{"delay_ms":500}"#);
     let answer = service.get("/echo?msg=hello");
     assert_eq!(answer.text(), r#"{"echo":"hello"}"#);
@@ -140,8 +140,8 @@ fn a_request_may_take_longer_than_a_connection_may_be_idle() {
 }
 
 #[test]
-fn callers_that_do_not_read_are_cut_off() {
-    let service = service_a().set("IDLE_TIMEOUT_MS", "300").serve();
+fn slow_readers_are_closed() {
+    let service = service_a().env("IDLE_TIMEOUT_MS", "300").serve();
     let before = open_files(&service);
     let request = Request::new("GET", &format!("/echo?msg={}", "x".repeat(50_000))).bytes();
     let callers = at_once(4, |_| {
@@ -166,7 +166,7 @@ fn callers_that_do_not_read_are_cut_off() {
 fn an_upload_without_end_is_cut_off() {
     let service = service_a().serve();
     let mut stream = std::net::TcpStream::connect(service.address()).unwrap();
-    stream.set_write_timeout(Some(testkit::PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(testkit::TEST_TIMEOUT)).unwrap();
     let head = b"POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
     io::Write::write_all(&mut stream, head).unwrap();
     let mut chunk = b"10000\r\n".to_vec();

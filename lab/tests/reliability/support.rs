@@ -6,18 +6,18 @@ use std::time::{Duration, Instant};
 use std::{fs, io, thread};
 
 use testkit::http::{Connection, Request};
-use testkit::{Launch, PATIENCE, Process};
+use testkit::{Process, ProcessBuilder, TEST_TIMEOUT};
 
 /// Service A on a free port.
-pub(crate) fn service_a() -> Launch {
-    Launch::new(env!("CARGO_BIN_EXE_lab")).arg("service-a")
+pub(crate) fn service_a() -> ProcessBuilder {
+    ProcessBuilder::new(env!("CARGO_BIN_EXE_lab")).arg("service-a")
 }
 
 /// Service B on a free port, with service A there.
-pub(crate) fn service_b(service_a_url: impl AsRef<str>) -> Launch {
-    Launch::new(env!("CARGO_BIN_EXE_lab"))
+pub(crate) fn service_b(service_a_url: impl AsRef<str>) -> ProcessBuilder {
+    ProcessBuilder::new(env!("CARGO_BIN_EXE_lab"))
         .arg("service-b")
-        .set("SERVICE_A_URL", service_a_url.as_ref())
+        .env("SERVICE_A_URL", service_a_url.as_ref())
 }
 
 pub(crate) fn url(process: &Process) -> String {
@@ -85,7 +85,7 @@ pub(crate) fn open_files(process: &Process) -> usize {
 
 /// Waits for something that leaves no sign but itself.
 pub(crate) fn wait_until(what: &str, is_so: impl Fn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TEST_TIMEOUT;
     while !is_so() {
         assert!(Instant::now() < deadline, "time was up without {what}");
         thread::yield_now();

@@ -23,28 +23,28 @@ use crate::error_kind::{CircuitOpen, ErrorKind};
 use crate::telemetry::Telemetry;
 
 /// How long an open breaker stays open, the first time and at most.
-const OPEN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+const OPEN_DURATION: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// Pause before a retry.
-const RETRY_PAUSE: Duration = Duration::from_millis(20);
+const RETRY_DELAY: Duration = Duration::from_millis(20);
 
 /// Of the calls of the last ten seconds, this share may be retried, and one a second in any case.
-const RETRY_SHARE: f32 = 0.2;
+const RETRY_BUDGET_RATIO: f32 = 0.2;
 
 /// Stops calling a peer that fails, and tries again after a while. One for each client.
 #[derive(Debug, Clone)]
-pub(super) struct Breaker(StateMachine<ConsecutiveFailures<Exponential>, Shown>);
+pub(super) struct CircuitBreaker(StateMachine<ConsecutiveFailures<Exponential>, BreakerGauge>);
 
-impl Breaker {
+impl CircuitBreaker {
     pub(super) fn new(failures: u32, open: Gauge) -> Self {
         // The jittered ones count in whole seconds too, and so begin at none at all.
-        let backoff = backoff::exponential(OPEN.0, OPEN.1);
+        let backoff = backoff::exponential(OPEN_DURATION.0, OPEN_DURATION.1);
         let policy = failure_policy::consecutive_failures(failures, backoff);
-        Self(StateMachine::new(policy, Shown(open)))
+        Self(StateMachine::new(policy, BreakerGauge(open)))
     }
 
     /// Whether a call may be made now.
-    pub(super) fn permit(&self) -> Result<(), CircuitOpen> {
+    pub(super) fn try_acquire(&self) -> Result<(), CircuitOpen> {
         if self.0.is_call_permitted() {
             return Ok(());
         }
@@ -53,7 +53,7 @@ impl Breaker {
     }
 
     /// How a call ended. A caller that went away says nothing about the peer, nor does a 4xx.
-    pub(super) fn observe(&self, error: Option<ErrorKind>) {
+    pub(super) fn record(&self, error: Option<ErrorKind>) {
         match error {
             Some(ErrorKind::Canceled) => {}
             Some(ErrorKind::Status(status)) if !status.is_server_error() => self.0.on_success(),
@@ -65,14 +65,14 @@ impl Breaker {
 
 /// The breaker's state as a metric and a log line.
 #[derive(Clone)]
-struct Shown(Gauge);
+struct BreakerGauge(Gauge);
 
-impl Instrument for Shown {
+impl Instrument for BreakerGauge {
     fn on_call_rejected(&self) {}
 
     fn on_open(&self) {
         self.0.set(1.0);
-        tracing::warn!("circuit breaker opens");
+        tracing::warn!(target: "observability", "circuit breaker opens");
     }
 
     fn on_half_open(&self) {
@@ -85,22 +85,22 @@ impl Instrument for Shown {
 }
 
 /// Makes a call again whose connection could not be made.
-pub(super) struct RetryConnect {
+pub(super) struct ConnectRetry {
     telemetry: Telemetry,
     retries: u32,
     timeout: Option<Duration>,
     budget: Arc<TpsBudget>,
 }
 
-impl RetryConnect {
+impl ConnectRetry {
     pub(super) fn new(telemetry: Telemetry, retries: u32, timeout: Option<Duration>) -> Self {
-        let budget = Arc::new(TpsBudget::new(Duration::from_secs(10), 1, RETRY_SHARE));
+        let budget = Arc::new(TpsBudget::new(Duration::from_secs(10), 1, RETRY_BUDGET_RATIO));
         Self { telemetry, retries, timeout, budget }
     }
 }
 
 #[async_trait::async_trait]
-impl Middleware for RetryConnect {
+impl Middleware for ConnectRetry {
     async fn handle(
         &self,
         request: Request,
@@ -120,14 +120,14 @@ impl Middleware for RetryConnect {
                 Ok(response) => return Ok(response),
                 Err(error) => error,
             };
-            let kind = ErrorKind::of_middleware(&error);
-            let in_time = deadline.is_none_or(|end| Instant::now() + RETRY_PAUSE < end);
+            let kind = ErrorKind::from_middleware(&error);
+            let in_time = deadline.is_none_or(|end| Instant::now() + RETRY_DELAY < end);
             match again {
-                Some(again) if is_unsent(kind) && in_time && self.budget.withdraw() => {
+                Some(again) if is_connect_error(kind) && in_time && self.budget.withdraw() => {
                     retry += 1;
                     self.count(&again, retry, kind);
                     first_error.get_or_insert(error);
-                    sleep(RETRY_PAUSE).await;
+                    sleep(RETRY_DELAY).await;
                     request = again;
                     *request.timeout_mut() = deadline.map(|end| end - Instant::now());
                 }
@@ -139,13 +139,13 @@ impl Middleware for RetryConnect {
     }
 }
 
-impl RetryConnect {
+impl ConnectRetry {
     fn count(&self, request: &Request, retry: u32, kind: ErrorKind) {
         self.telemetry.0.metrics.client(request.url()).retried();
         Context::map_current(|cx| {
             let attributes = vec![
                 KeyValue::new("http.request.resend_count", i64::from(retry)),
-                KeyValue::new("error.type", kind.to_cow()),
+                KeyValue::new("error.type", kind.as_label()),
             ];
             cx.span().add_event("retry", attributes);
         });
@@ -153,7 +153,7 @@ impl RetryConnect {
 }
 
 /// Nothing of the request has left: no connection was made.
-fn is_unsent(kind: ErrorKind) -> bool {
+fn is_connect_error(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::Refused | ErrorKind::Unreachable | ErrorKind::Dns)
 }
 
@@ -164,20 +164,20 @@ mod tests {
 
     #[test]
     fn a_breaker_opens_after_failures_in_a_row_and_counts_only_the_peers() {
-        let breaker = Breaker::new(2, Gauge::noop());
+        let breaker = CircuitBreaker::new(2, Gauge::noop());
         for harmless in
             [None, Some(ErrorKind::Canceled), Some(ErrorKind::Status(StatusCode::NOT_FOUND))]
         {
-            breaker.observe(Some(ErrorKind::Timeout));
-            breaker.observe(harmless);
+            breaker.record(Some(ErrorKind::Timeout));
+            breaker.record(harmless);
             if harmless == Some(ErrorKind::Canceled) {
                 // Says nothing either way, so that the row goes on; begin a new one.
-                breaker.observe(None);
+                breaker.record(None);
             }
-            assert!(breaker.permit().is_ok(), "{harmless:?}");
+            assert!(breaker.try_acquire().is_ok(), "{harmless:?}");
         }
-        breaker.observe(Some(ErrorKind::Timeout));
-        breaker.observe(Some(ErrorKind::Status(StatusCode::BAD_GATEWAY)));
-        assert!(breaker.permit().is_err());
+        breaker.record(Some(ErrorKind::Timeout));
+        breaker.record(Some(ErrorKind::Status(StatusCode::BAD_GATEWAY)));
+        assert!(breaker.try_acquire().is_err());
     }
 }

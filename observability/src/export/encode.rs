@@ -19,50 +19,50 @@ const IS_REMOTE: u32 = 0x200;
 
 /// `Resource`, as it is sent with each batch.
 pub(super) fn resource(resource: &Resource) -> Vec<u8> {
-    let mut to = Vec::new();
-    let to = &mut to;
-    message(to, 1, |to| {
+    let mut buf = Vec::new();
+    let buf = &mut buf;
+    message(buf, 1, |buf| {
         for (key, value) in resource {
-            attribute(to, 1, key.as_str(), value);
+            attribute(buf, 1, key.as_str(), value);
         }
     });
-    string(to, 3, resource.schema_url().unwrap_or_default());
-    std::mem::take(to)
+    string(buf, 3, resource.schema_url().unwrap_or_default());
+    std::mem::take(buf)
 }
 
 /// `ExportTraceServiceRequest`. `resource` is what [`resource`] made.
-pub(super) fn request(to: &mut Vec<u8>, resource: &[u8], batch: &[SpanData]) {
-    message(to, 1, |to| {
-        to.extend_from_slice(resource);
+pub(super) fn request(buf: &mut Vec<u8>, resource: &[u8], batch: &[SpanData]) {
+    message(buf, 1, |buf| {
+        buf.extend_from_slice(resource);
         // Nearly always one: spans of other scopes come from tracers that a service makes itself.
         for spans in batch.chunk_by(|a, b| a.instrumentation_scope == b.instrumentation_scope) {
-            message(to, 2, |to| {
+            message(buf, 2, |buf| {
                 if let Some(first) = spans.first() {
-                    scope(to, &first.instrumentation_scope);
+                    scope(buf, &first.instrumentation_scope);
                 }
                 for one in spans {
-                    message(to, 2, |to| span(to, one));
+                    message(buf, 2, |buf| span(buf, one));
                 }
             });
         }
     });
 }
 
-fn scope(to: &mut Vec<u8>, scope: &InstrumentationScope) {
-    message(to, 1, |to| {
-        string(to, 1, scope.name());
-        string(to, 2, scope.version().unwrap_or_default());
-        attributes(to, 3, scope.attributes());
+fn scope(buf: &mut Vec<u8>, scope: &InstrumentationScope) {
+    message(buf, 1, |buf| {
+        string(buf, 1, scope.name());
+        string(buf, 2, scope.version().unwrap_or_default());
+        attributes(buf, 3, scope.attributes());
     });
-    string(to, 3, scope.schema_url().unwrap_or_default());
+    string(buf, 3, scope.schema_url().unwrap_or_default());
 }
 
-fn span(to: &mut Vec<u8>, span: &SpanData) {
-    ids(to, &span.span_context);
+fn span(buf: &mut Vec<u8>, span: &SpanData) {
+    ids(buf, &span.span_context);
     if span.parent_span_id != SpanId::INVALID {
-        bytes(to, 4, &span.parent_span_id.to_bytes());
+        bytes(buf, 4, &span.parent_span_id.to_bytes());
     }
-    string(to, 5, &span.name);
+    string(buf, 5, &span.name);
     let kind = match span.span_kind {
         SpanKind::Internal => 1,
         SpanKind::Server => 2,
@@ -70,163 +70,163 @@ fn span(to: &mut Vec<u8>, span: &SpanData) {
         SpanKind::Producer => 4,
         SpanKind::Consumer => 5,
     };
-    number(to, 6, kind);
-    time(to, 7, span.start_time);
-    time(to, 8, span.end_time);
-    attributes(to, 9, &span.attributes);
-    number(to, 10, span.dropped_attributes_count.into());
+    number(buf, 6, kind);
+    time(buf, 7, span.start_time);
+    time(buf, 8, span.end_time);
+    attributes(buf, 9, &span.attributes);
+    number(buf, 10, span.dropped_attributes_count.into());
     for one in &span.events.events {
-        message(to, 11, |to| event(to, one));
+        message(buf, 11, |buf| event(buf, one));
     }
-    number(to, 12, span.events.dropped_count.into());
+    number(buf, 12, span.events.dropped_count.into());
     for one in &span.links.links {
-        message(to, 13, |to| link(to, one));
+        message(buf, 13, |buf| link(buf, one));
     }
-    number(to, 14, span.links.dropped_count.into());
-    message(to, 15, |to| match &span.status {
+    number(buf, 14, span.links.dropped_count.into());
+    message(buf, 15, |buf| match &span.status {
         Status::Unset => {}
-        Status::Ok => number(to, 3, 1),
+        Status::Ok => number(buf, 3, 1),
         Status::Error { description } => {
-            string(to, 2, description);
-            number(to, 3, 2);
+            string(buf, 2, description);
+            number(buf, 3, 2);
         }
     });
-    flags(to, 16, &span.span_context, span.parent_span_is_remote);
+    flags(buf, 16, &span.span_context, span.parent_span_is_remote);
 }
 
-fn event(to: &mut Vec<u8>, event: &Event) {
-    time(to, 1, event.timestamp);
-    string(to, 2, &event.name);
-    attributes(to, 3, &event.attributes);
-    number(to, 4, event.dropped_attributes_count.into());
+fn event(buf: &mut Vec<u8>, event: &Event) {
+    time(buf, 1, event.timestamp);
+    string(buf, 2, &event.name);
+    attributes(buf, 3, &event.attributes);
+    number(buf, 4, event.dropped_attributes_count.into());
 }
 
-fn link(to: &mut Vec<u8>, link: &Link) {
-    ids(to, &link.span_context);
-    attributes(to, 4, &link.attributes);
-    number(to, 5, link.dropped_attributes_count.into());
-    flags(to, 6, &link.span_context, link.span_context.is_remote());
+fn link(buf: &mut Vec<u8>, link: &Link) {
+    ids(buf, &link.span_context);
+    attributes(buf, 4, &link.attributes);
+    number(buf, 5, link.dropped_attributes_count.into());
+    flags(buf, 6, &link.span_context, link.span_context.is_remote());
 }
 
 /// The first three fields of a span and of a link.
-fn ids(to: &mut Vec<u8>, span: &SpanContext) {
-    bytes(to, 1, &span.trace_id().to_bytes());
-    bytes(to, 2, &span.span_id().to_bytes());
+fn ids(buf: &mut Vec<u8>, span: &SpanContext) {
+    bytes(buf, 1, &span.trace_id().to_bytes());
+    bytes(buf, 2, &span.span_id().to_bytes());
     if *span.trace_state() != TraceState::NONE {
-        string(to, 3, &span.trace_state().header());
+        string(buf, 3, &span.trace_state().header());
     }
 }
 
-fn flags(to: &mut Vec<u8>, field: u32, span: &SpanContext, is_remote: bool) {
+fn flags(buf: &mut Vec<u8>, field: u32, span: &SpanContext, is_remote: bool) {
     let remote = if is_remote { HAS_IS_REMOTE | IS_REMOTE } else { HAS_IS_REMOTE };
     let flags = u32::from(span.trace_flags().to_u8()) | remote;
-    tag(to, field, Wire::Fixed32);
-    to.extend_from_slice(&flags.to_le_bytes());
+    tag(buf, field, Wire::Fixed32);
+    buf.extend_from_slice(&flags.to_le_bytes());
 }
 
 fn attributes<'a>(
-    to: &mut Vec<u8>,
+    buf: &mut Vec<u8>,
     field: u32,
     attributes: impl IntoIterator<Item = &'a KeyValue>,
 ) {
     for one in attributes {
-        attribute(to, field, one.key.as_str(), &one.value);
+        attribute(buf, field, one.key.as_str(), &one.value);
     }
 }
 
-fn attribute(to: &mut Vec<u8>, field: u32, key: &str, value: &Value) {
-    message(to, field, |to| {
-        string(to, 1, key);
-        message(to, 2, |to| any_value(to, value));
+fn attribute(buf: &mut Vec<u8>, field: u32, key: &str, value: &Value) {
+    message(buf, field, |buf| {
+        string(buf, 1, key);
+        message(buf, 2, |buf| any_value(buf, value));
     });
 }
 
 /// `AnyValue`: of its alternatives the one that is set is written, also where it is empty or zero.
-fn any_value(to: &mut Vec<u8>, value: &Value) {
+fn any_value(buf: &mut Vec<u8>, value: &Value) {
     match value {
-        Value::String(text) => any_string(to, text),
-        Value::Bool(flag) => any_bool(to, *flag),
-        Value::I64(number) => any_int(to, *number),
-        Value::F64(number) => any_double(to, *number),
-        Value::Array(array) => message(to, 5, |to| match array {
-            Array::Bool(values) => each(to, values, |to, value| any_bool(to, *value)),
-            Array::I64(values) => each(to, values, |to, value| any_int(to, *value)),
-            Array::F64(values) => each(to, values, |to, value| any_double(to, *value)),
-            Array::String(values) => each(to, values, any_string),
+        Value::String(text) => any_string(buf, text),
+        Value::Bool(flag) => any_bool(buf, *flag),
+        Value::I64(number) => any_int(buf, *number),
+        Value::F64(number) => any_double(buf, *number),
+        Value::Array(array) => message(buf, 5, |buf| match array {
+            Array::Bool(values) => each(buf, values, |buf, value| any_bool(buf, *value)),
+            Array::I64(values) => each(buf, values, |buf, value| any_int(buf, *value)),
+            Array::F64(values) => each(buf, values, |buf, value| any_double(buf, *value)),
+            Array::String(values) => each(buf, values, any_string),
             // No other kind exists; the enum is open for later ones.
             _ => {}
         }),
-        _ => any_string(to, &StringValue::from(value.to_string())),
+        _ => any_string(buf, &StringValue::from(value.to_string())),
     }
 }
 
-fn each<T>(to: &mut Vec<u8>, values: &[T], write: impl Fn(&mut Vec<u8>, &T)) {
+fn each<T>(buf: &mut Vec<u8>, values: &[T], write: impl Fn(&mut Vec<u8>, &T)) {
     for value in values {
-        message(to, 1, |to| write(to, value));
+        message(buf, 1, |buf| write(buf, value));
     }
 }
 
-fn any_string(to: &mut Vec<u8>, value: &StringValue) {
-    bytes(to, 1, value.as_str().as_bytes());
+fn any_string(buf: &mut Vec<u8>, value: &StringValue) {
+    bytes(buf, 1, value.as_str().as_bytes());
 }
 
-fn any_bool(to: &mut Vec<u8>, value: bool) {
-    tag(to, 2, Wire::Varint);
-    to.push(value.into());
+fn any_bool(buf: &mut Vec<u8>, value: bool) {
+    tag(buf, 2, Wire::Varint);
+    buf.push(value.into());
 }
 
-fn any_int(to: &mut Vec<u8>, value: i64) {
-    tag(to, 3, Wire::Varint);
+fn any_int(buf: &mut Vec<u8>, value: i64) {
+    tag(buf, 3, Wire::Varint);
     // Protobuf's int64 is the two's complement as a varint.
-    varint(to, value.cast_unsigned());
+    varint(buf, value.cast_unsigned());
 }
 
-fn any_double(to: &mut Vec<u8>, value: f64) {
-    tag(to, 4, Wire::Fixed64);
-    to.extend_from_slice(&value.to_le_bytes());
+fn any_double(buf: &mut Vec<u8>, value: f64) {
+    tag(buf, 4, Wire::Fixed64);
+    buf.extend_from_slice(&value.to_le_bytes());
 }
 
-fn time(to: &mut Vec<u8>, field: u32, time: SystemTime) {
+fn time(buf: &mut Vec<u8>, field: u32, time: SystemTime) {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    tag(to, field, Wire::Fixed64);
-    to.extend_from_slice(&u64::try_from(since.as_nanos()).unwrap_or(u64::MAX).to_le_bytes());
+    tag(buf, field, Wire::Fixed64);
+    buf.extend_from_slice(&u64::try_from(since.as_nanos()).unwrap_or(u64::MAX).to_le_bytes());
 }
 
 /// A number, left out where it is 0, as proto3 has it.
-fn number(to: &mut Vec<u8>, field: u32, value: u64) {
+fn number(buf: &mut Vec<u8>, field: u32, value: u64) {
     if value != 0 {
-        tag(to, field, Wire::Varint);
-        varint(to, value);
+        tag(buf, field, Wire::Varint);
+        varint(buf, value);
     }
 }
 
 /// A string, left out where it is empty, as proto3 has it.
-fn string(to: &mut Vec<u8>, field: u32, value: &str) {
+fn string(buf: &mut Vec<u8>, field: u32, value: &str) {
     if !value.is_empty() {
-        bytes(to, field, value.as_bytes());
+        bytes(buf, field, value.as_bytes());
     }
 }
 
-fn bytes(to: &mut Vec<u8>, field: u32, value: &[u8]) {
-    tag(to, field, Wire::Length);
-    varint(to, value.len() as u64);
-    to.extend_from_slice(value);
+fn bytes(buf: &mut Vec<u8>, field: u32, value: &[u8]) {
+    tag(buf, field, Wire::Length);
+    varint(buf, value.len() as u64);
+    buf.extend_from_slice(value);
 }
 
 /// A message within the message. Its length is known only at its end: a byte is kept free for it, and
 /// more room made where that is not enough.
-fn message(to: &mut Vec<u8>, field: u32, write: impl FnOnce(&mut Vec<u8>)) {
-    tag(to, field, Wire::Length);
-    let start = to.len();
-    to.push(0);
-    write(to);
-    let length = to.len() - start - 1;
+fn message(buf: &mut Vec<u8>, field: u32, write: impl FnOnce(&mut Vec<u8>)) {
+    tag(buf, field, Wire::Length);
+    let start = buf.len();
+    buf.push(0);
+    write(buf);
+    let length = buf.len() - start - 1;
     match u8::try_from(length) {
-        Ok(length @ ..0x80) => to[start] = length,
+        Ok(length @ ..0x80) => buf[start] = length,
         _ => {
             let mut prefix = Vec::with_capacity(10);
             varint(&mut prefix, length as u64);
-            to.splice(start..=start, prefix);
+            buf.splice(start..=start, prefix);
         }
     }
 }
@@ -240,16 +240,16 @@ enum Wire {
     Fixed32 = 5,
 }
 
-fn tag(to: &mut Vec<u8>, field: u32, wire: Wire) {
-    varint(to, u64::from(field << 3 | wire as u32));
+fn tag(buf: &mut Vec<u8>, field: u32, wire: Wire) {
+    varint(buf, u64::from(field << 3 | wire as u32));
 }
 
-fn varint(to: &mut Vec<u8>, mut value: u64) {
+fn varint(buf: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
-        to.push(value as u8 | 0x80);
+        buf.push(value as u8 | 0x80);
         value >>= 7;
     }
-    to.push(value as u8);
+    buf.push(value as u8);
 }
 
 #[cfg(test)]
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn it_decodes_to_what_the_generated_types_hold() {
+    fn encoding_matches_generated_types() {
         let mut other_scope = everything(SpanKind::Internal, Status::Ok);
         other_scope.instrumentation_scope = InstrumentationScope::builder("other")
             .with_version("1.2")

@@ -24,10 +24,10 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Extensions, Request, Status};
 use tonic_types::StatusExt;
 
-use super::{Rejected, encode};
+use super::{PartialSuccess, encode};
 use crate::otel::OtlpConfig;
 
-const EXPORT: PathAndQuery =
+const EXPORT_PATH: PathAndQuery =
     PathAndQuery::from_static("/opentelemetry.proto.collector.trace.v1.TraceService/Export");
 
 /// Pauses before the tries after the first: those of `opentelemetry-otlp`.
@@ -39,7 +39,7 @@ pub(crate) struct GrpcExporter {
     client: Grpc<Channel>,
     metadata: MetadataMap,
     resource: Vec<u8>,
-    rejected: Rejected,
+    rejected: PartialSuccess,
 }
 
 impl GrpcExporter {
@@ -47,7 +47,7 @@ impl GrpcExporter {
     pub(crate) fn new(
         otlp: &OtlpConfig,
         timeout: Duration,
-        rejected: Rejected,
+        rejected: PartialSuccess,
     ) -> Result<Self, Box<dyn std::error::Error>> {
         let endpoint = Endpoint::from_shared(otlp.endpoint.clone())?
             .user_agent(concat!("observability/", env!("CARGO_PKG_VERSION")))?
@@ -76,10 +76,10 @@ impl GrpcExporter {
 
     async fn send(&self, request: Bytes) -> Result<ExportTraceServiceResponse, Status> {
         let mut client = self.client.clone();
-        let not_ready = |error| Status::unavailable(crate::error_kind::chain(&error));
+        let not_ready = |error| Status::unavailable(crate::error_kind::error_chain(&error));
         client.ready().await.map_err(not_ready)?;
         let request = Request::from_parts(self.metadata.clone(), Extensions::default(), request);
-        Ok(client.unary(request, EXPORT, Encoded).await?.into_inner())
+        Ok(client.unary(request, EXPORT_PATH, RawCodec).await?.into_inner())
     }
 }
 
@@ -146,9 +146,9 @@ fn read_headers(text: &str) -> HeaderMap {
 }
 
 /// A request that is bytes already.
-struct Encoded;
+struct RawCodec;
 
-impl Codec for Encoded {
+impl Codec for RawCodec {
     type Encode = Bytes;
     type Decode = ExportTraceServiceResponse;
     type Encoder = Self;
@@ -163,7 +163,7 @@ impl Codec for Encoded {
     }
 }
 
-impl Encoder for Encoded {
+impl Encoder for RawCodec {
     type Item = Bytes;
     type Error = Status;
 
@@ -173,7 +173,7 @@ impl Encoder for Encoded {
     }
 }
 
-impl Decoder for Encoded {
+impl Decoder for RawCodec {
     type Item = ExportTraceServiceResponse;
     type Error = Status;
 
@@ -188,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn headers_are_read_as_the_specification_has_them() {
+    fn otlp_headers_are_parsed() {
         let headers = read_headers("api-key=a%20secret, X-Tenant = t=1 ,broken,bad name=x,empty=");
         let read: Vec<_> =
             headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();

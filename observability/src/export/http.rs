@@ -21,26 +21,26 @@ use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 use opentelemetry_sdk::trace::{SpanData, SpanExporter};
 use prost::Message;
 
-use super::{Rejected, lock};
-use crate::error_kind::chain;
+use super::{PartialSuccess, lock};
+use crate::error_kind::error_chain;
 use crate::otel::OtlpConfig;
 
 /// Sends spans to an OTLP receiver.
 #[derive(Debug)]
 pub(crate) struct HttpExporter {
     exporter: opentelemetry_otlp::SpanExporter,
-    problem: Problem,
+    last_error: LastError,
 }
 
 /// What went wrong with the last request, where something did.
-type Problem = Arc<Mutex<Option<String>>>;
+type LastError = Arc<Mutex<Option<String>>>;
 
 impl HttpExporter {
     /// To be called within a runtime. `rejected` is told what the receiver did not take.
     pub(crate) fn new(
         otlp: &OtlpConfig,
         timeout: Duration,
-        rejected: Rejected,
+        rejected: PartialSuccess,
     ) -> Result<Self, Box<dyn std::error::Error>> {
         // Spans, and the key they come with, go where they were sent and nowhere else: followed, an answer
         // that sends them elsewhere would be asked for without them, and look as if they had arrived.
@@ -53,23 +53,24 @@ impl HttpExporter {
             None => client.tls_certs_only([]),
         };
         let client = client.build()?;
-        let problem = Problem::default();
-        let reading = ReadingClient { client, rejected, problem: Arc::clone(&problem) };
+        let last_error = LastError::default();
+        let reading =
+            PartialSuccessClient { client, rejected, last_error: Arc::clone(&last_error) };
         let exporter = opentelemetry_otlp::SpanExporter::builder()
             .with_http()
             .with_http_client(reading)
             .with_endpoint(&otlp.endpoint)
             .with_timeout(timeout)
             .build()?;
-        Ok(Self { exporter, problem })
+        Ok(Self { exporter, last_error })
     }
 }
 
 impl SpanExporter for HttpExporter {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let result = self.exporter.export(batch).await;
-        match lock(&self.problem).take() {
-            Some(problem) => Err(OTelSdkError::InternalFailure(problem)),
+        match lock(&self.last_error).take() {
+            Some(last_error) => Err(OTelSdkError::InternalFailure(last_error)),
             None => result,
         }
     }
@@ -85,28 +86,28 @@ impl SpanExporter for HttpExporter {
 
 /// Passes requests and answers on, and keeps what is in them for [`HttpExporter`].
 #[derive(Debug)]
-struct ReadingClient {
+struct PartialSuccessClient {
     client: reqwest::Client,
-    rejected: Rejected,
-    problem: Problem,
+    rejected: PartialSuccess,
+    last_error: LastError,
 }
 
 #[async_trait]
-impl HttpClient for ReadingClient {
+impl HttpClient for PartialSuccessClient {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         // It reads 4 MiB of an answer at most.
         let result = self.client.send_bytes(request).await.map_err(without_url);
-        *lock(&self.problem) = match &result {
+        *lock(&self.last_error) = match &result {
             Ok(answer) if answer.status().is_success() => match read(answer) {
                 Ok(answer) => {
                     self.rejected.put(answer);
                     None
                 }
                 // No error of the client's: it would be sent again, and may have been taken.
-                Err(problem) => Some(format!("the receiver's answer is not OTLP: {problem}")),
+                Err(last_error) => Some(format!("the receiver's answer is not OTLP: {last_error}")),
             },
             Ok(_) => None,
-            Err(error) => Some(chain(error.as_ref())),
+            Err(error) => Some(error_chain(error.as_ref())),
         };
         result
     }
@@ -151,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rejected_spans_are_read_in_protobuf_and_in_json_and_garbage_is_named() {
+    fn partial_success_is_parsed() {
         let read = |content_type: &str, body: &[u8]| {
             let answer = Response::builder().header(CONTENT_TYPE, content_type);
             let answer = answer.body(Bytes::copy_from_slice(body)).unwrap();

@@ -8,20 +8,20 @@ use std::time::{Duration, Instant};
 use metrics::Counter;
 
 /// Bytes that may wait for a slow reader; what comes after is lost and counted.
-const CAPACITY: usize = 1024 * 1024;
+const MAX_BUFFERED_BYTES: usize = 1024 * 1024;
 
 /// Between two writes, so that under load one write takes many lines and no request has to wake
 /// the thread. The buffer holds what comes in the meantime: half a million lines a second.
-const PAUSE: Duration = Duration::from_millis(10);
+const FLUSH_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Counts the lines that never reached the reader, by reason.
 #[derive(Clone)]
-pub(crate) struct LostLines {
+pub(crate) struct DroppedLines {
     pub(crate) queue_full: Counter,
     pub(crate) write_failed: Counter,
 }
 
-impl LostLines {
+impl DroppedLines {
     #[cfg(test)]
     pub(crate) fn unregistered() -> Self {
         Self { queue_full: Counter::noop(), write_failed: Counter::noop() }
@@ -29,13 +29,13 @@ impl LostLines {
 }
 
 /// The buffer between those who log and the thread that writes.
-pub(crate) struct Sink {
+pub(crate) struct NonBlockingWriter {
     state: Mutex<State>,
     /// Something to write, or someone waits for the end of it.
     work: Condvar,
     /// All that was there has been written.
     idle: Condvar,
-    lost: LostLines,
+    lost: DroppedLines,
 }
 
 #[derive(Default)]
@@ -46,11 +46,11 @@ struct State {
     flushing: bool,
 }
 
-impl Sink {
+impl NonBlockingWriter {
     /// Starts the thread that writes to `out`.
     pub(crate) fn start(
         out: impl Write + Send + 'static,
-        lost: LostLines,
+        lost: DroppedLines,
     ) -> io::Result<Arc<Self>> {
         let sink = Arc::new(Self {
             state: Mutex::default(),
@@ -64,9 +64,9 @@ impl Sink {
     }
 
     /// Takes a whole line, its newline included. Never waits for the reader.
-    pub(crate) fn push(&self, line: &[u8]) {
+    pub(crate) fn write_line(&self, line: &[u8]) {
         let mut state = self.lock();
-        if state.buffer.len() + line.len() > CAPACITY {
+        if state.buffer.len() + line.len() > MAX_BUFFERED_BYTES {
             drop(state);
             self.lost.queue_full.increment(1);
             return;
@@ -110,7 +110,7 @@ impl Sink {
             state.writer_waits = false;
             state.writing = true;
             lines.clear();
-            lines.shrink_to(CAPACITY / 8);
+            lines.shrink_to(MAX_BUFFERED_BYTES / 8);
             std::mem::swap(&mut lines, &mut state.buffer);
             drop(state);
 
@@ -118,7 +118,7 @@ impl Sink {
 
             let state = self.lock();
             if !state.flushing {
-                drop(self.work.wait_timeout(state, PAUSE));
+                drop(self.work.wait_timeout(state, FLUSH_INTERVAL));
             }
         }
     }
@@ -129,7 +129,9 @@ impl Sink {
                 Ok(written @ 1..) => rest = &rest[written..],
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // A reader that was handed to us in non-blocking mode.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(PAUSE),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    thread::sleep(FLUSH_INTERVAL)
+                }
                 Ok(0) | Err(_) => {
                     let lines = rest.iter().filter(|&&byte| byte == b'\n').count();
                     self.lost.write_failed.increment(lines as u64);
@@ -153,9 +155,9 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
     use std::sync::mpsc;
 
-    fn counted() -> (LostLines, Arc<AtomicU64>, Arc<AtomicU64>) {
+    fn counted() -> (DroppedLines, Arc<AtomicU64>, Arc<AtomicU64>) {
         let (full, failed) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-        let lost = LostLines {
+        let lost = DroppedLines {
             queue_full: Counter::from_arc(Arc::clone(&full)),
             write_failed: Counter::from_arc(Arc::clone(&failed)),
         };
@@ -187,19 +189,19 @@ mod tests {
     }
 
     #[test]
-    fn a_stuck_reader_costs_lines_but_no_time_and_each_is_counted() {
+    fn blocked_reader_drops_lines() {
         let (lost, full, _) = counted();
         let (go, gate) = mpsc::channel();
         let written = Arc::new(AtomicU64::new(0));
-        let sink = Sink::start(Stuck(gate, Arc::clone(&written)), lost).unwrap();
+        let writer = NonBlockingWriter::start(Stuck(gate, Arc::clone(&written)), lost).unwrap();
         let line = [b'x'; 1023].iter().copied().chain([b'\n']).collect::<Vec<_>>();
-        let sent = 3 * (CAPACITY / line.len()) as u64;
+        let sent = 3 * (MAX_BUFFERED_BYTES / line.len()) as u64;
         for _ in 0..sent {
-            sink.push(&line);
+            writer.write_line(&line);
         }
-        assert!(!sink.flush(Duration::ZERO));
+        assert!(!writer.flush(Duration::ZERO));
         drop(go);
-        assert!(sink.flush(Duration::from_secs(10)));
+        assert!(writer.flush(Duration::from_secs(10)));
         let lost = full.load(Ordering::SeqCst);
         let written = written.load(Ordering::SeqCst);
         println!("{sent} lines for a stuck reader: {written} written later, {lost} lost");
@@ -210,11 +212,11 @@ mod tests {
     #[test]
     fn lines_for_a_closed_reader_are_counted() {
         let (lost, _, failed) = counted();
-        let sink = Sink::start(Closed, lost).unwrap();
+        let writer = NonBlockingWriter::start(Closed, lost).unwrap();
         for _ in 0..10 {
-            sink.push(b"line\n");
+            writer.write_line(b"line\n");
         }
-        assert!(sink.flush(Duration::from_secs(10)));
+        assert!(writer.flush(Duration::from_secs(10)));
         assert_eq!(failed.load(Ordering::SeqCst), 10);
     }
 }

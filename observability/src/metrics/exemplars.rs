@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use opentelemetry::trace::SpanContext;
 
 use super::DURATION_BUCKETS;
-use super::histograms::text;
+use super::histograms::format_labels;
 use crate::trace_context::write_hex;
 
 /// One request. OpenMetrics 1.0, section "Exemplars": its labels are 128 characters at most.
@@ -24,9 +24,9 @@ struct Exemplar {
 
 /// The exemplars of one series: a slot for each bucket, or a single one for a counter.
 #[derive(Debug)]
-pub(super) struct Slots(Box<[Mutex<Option<Exemplar>>]>);
+pub(super) struct ExemplarSlots(Box<[Mutex<Option<Exemplar>>]>);
 
-impl Slots {
+impl ExemplarSlots {
     fn new(count: usize) -> Self {
         Self((0..count).map(|_| Mutex::default()).collect())
     }
@@ -53,23 +53,28 @@ impl Slots {
 
 /// All exemplars, by the series as it stands on the page: `name{label="value",…}`.
 #[derive(Debug, Default)]
-pub(super) struct Exemplars(Mutex<HashMap<String, Arc<Slots>>>);
+pub(super) struct Exemplars(Mutex<HashMap<String, Arc<ExemplarSlots>>>);
 
 impl Exemplars {
     /// Of a histogram's series, whose lines are `…_bucket{…,le="…"}`.
-    pub(super) fn histogram(&self, name: &str, labels: &[metrics::Label]) -> Arc<Slots> {
+    pub(super) fn histogram(&self, name: &str, labels: &[metrics::Label]) -> Arc<ExemplarSlots> {
         self.register(format!("{name}_bucket"), labels, DURATION_BUCKETS.len() + 1)
     }
 
     /// Of a counter's series.
-    pub(super) fn counter(&self, name: &str, labels: &[metrics::Label]) -> Arc<Slots> {
+    pub(super) fn counter(&self, name: &str, labels: &[metrics::Label]) -> Arc<ExemplarSlots> {
         self.register(name.to_owned(), labels, 1)
     }
 
-    fn register(&self, name: String, labels: &[metrics::Label], slots: usize) -> Arc<Slots> {
-        let series = format!("{name}{{{}", text(labels));
+    fn register(
+        &self,
+        name: String,
+        labels: &[metrics::Label],
+        slots: usize,
+    ) -> Arc<ExemplarSlots> {
+        let series = format!("{name}{{{}", format_labels(labels));
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(all.entry(series).or_insert_with(|| Arc::new(Slots::new(slots))))
+        Arc::clone(all.entry(series).or_insert_with(|| Arc::new(ExemplarSlots::new(slots))))
     }
 
     /// What stands behind the value on a line: ` # {trace_id="…",span_id="…"} value time`, or nothing.

@@ -15,13 +15,13 @@ use super::DURATION_BUCKETS;
 
 /// One series.
 #[derive(Debug, Default)]
-pub(super) struct Buckets {
+pub(super) struct Histogram {
     /// The last one is of what is longer than every bound.
     counts: [AtomicU64; DURATION_BUCKETS.len() + 1],
     nanoseconds: AtomicU64,
 }
 
-impl Buckets {
+impl Histogram {
     pub(super) fn record(&self, duration: Duration) {
         let seconds = duration.as_secs_f64();
         let bucket = DURATION_BUCKETS.partition_point(|&bound| bound < seconds);
@@ -46,13 +46,13 @@ impl Buckets {
 
 /// All series, by name and labels.
 #[derive(Debug, Default)]
-pub(super) struct Histograms(Mutex<BTreeMap<&'static str, BTreeMap<String, Arc<Buckets>>>>);
+pub(super) struct Histograms(Mutex<BTreeMap<&'static str, BTreeMap<String, Arc<Histogram>>>>);
 
 impl Histograms {
     /// The series with these labels, of which there is at least one.
-    pub(super) fn register(&self, name: &'static str, labels: &[Label]) -> Arc<Buckets> {
+    pub(super) fn register(&self, name: &'static str, labels: &[Label]) -> Arc<Histogram> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(all.entry(name).or_default().entry(text(labels)).or_default())
+        Arc::clone(all.entry(name).or_default().entry(format_labels(labels)).or_default())
     }
 
     /// Adds them all to a page in the classic text format.
@@ -69,7 +69,7 @@ impl Histograms {
 }
 
 /// Labels as they stand on a page: `name="value",…`.
-pub(super) fn text(labels: &[Label]) -> String {
+pub(super) fn format_labels(labels: &[Label]) -> String {
     let mut text = String::new();
     for label in labels {
         if !text.is_empty() {
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sample_is_in_its_bucket_and_in_all_above() {
+    fn buckets_are_cumulative() {
         let histograms = Histograms::default();
         let buckets = histograms.register("a_seconds", &[Label::new("x", "1\"\\\n")]);
         for millis in [5, 6, 20_000] {

@@ -1,0 +1,191 @@
+//! Jaeger's own interface, from the binary.
+
+use std::io::Read as _;
+
+use axum::Router;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use bytes::Bytes;
+use flate2::read::GzDecoder;
+use http::header::{
+    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, VARY, X_CONTENT_TYPE_OPTIONS,
+};
+use http::{HeaderMap, StatusCode, Uri};
+use serde_json::json;
+
+/// The version of the interface.
+pub const JAEGER_UI_VERSION: &str = "2.14.1";
+
+/// The notices and licences of what this crate embeds, for a person to read.
+pub const LICENSES: &str = concat!(
+    "Jaeger UI 2.14.1\n",
+    "Copyright (c) The Jaeger Authors\n",
+    "https://github.com/jaegertracing/jaeger-ui\n\n",
+    "This program carries the build of Jaeger UI unchanged and serves it under its licence, the\n",
+    "Apache License 2.0, which follows. The packages that the build contains are named, with\n",
+    "their licences, by its package.json and package-lock.json at the address above.\n\n",
+    include_str!(concat!(env!("OUT_DIR"), "/jaeger-ui-license.txt")),
+);
+
+/// A file of the interface, compressed when it was embedded.
+struct Asset {
+    path: &'static str,
+    gzip: &'static [u8],
+}
+
+static ASSETS: &[Asset] = include!(concat!(env!("OUT_DIR"), "/assets.rs"));
+
+pub(crate) fn router() -> Router {
+    Router::new()
+        .route("/static/{*path}", get(asset))
+        .route("/licenses", get(|| async { LICENSES }))
+        .fallback(get(index))
+        .with_state(Bytes::from(index_html()))
+}
+
+/// Any other path is a page of the interface, which reads the path itself.
+async fn index(State(html): State<Bytes>) -> Response {
+    let headers = [(CONTENT_TYPE, "text/html; charset=utf-8"), (CACHE_CONTROL, "no-cache")];
+    (headers, [(X_CONTENT_TYPE_OPTIONS, "nosniff")], html).into_response()
+}
+
+async fn asset(uri: Uri, headers: HeaderMap) -> Response {
+    let path = uri.path().trim_start_matches('/');
+    let Some(asset) = ASSETS.iter().find(|asset| asset.path == path) else {
+        return (StatusCode::NOT_FOUND, "no such file\n").into_response();
+    };
+    let about = [
+        (CONTENT_TYPE, media_type(path)),
+        // The names carry a hash of the contents.
+        (CACHE_CONTROL, "public, max-age=31536000, immutable"),
+        (VARY, "accept-encoding"),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    if accepts_gzip(&headers) {
+        return (about, [(CONTENT_ENCODING, "gzip")], asset.gzip).into_response();
+    }
+    (about, gunzip(asset.gzip)).into_response()
+}
+
+fn media_type(path: &str) -> &'static str {
+    match path.rsplit_once('.').map(|(_, extension)| extension) {
+        Some("js") => "text/javascript; charset=utf-8",
+        Some("css") => "text/css; charset=utf-8",
+        Some("html") => "text/html; charset=utf-8",
+        Some("svg") => "image/svg+xml",
+        Some("png") => "image/png",
+        Some("ico") => "image/x-icon",
+        _ => "application/octet-stream",
+    }
+}
+
+fn accepts_gzip(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|coding| {
+        let mut parts = coding.split(';').map(str::trim);
+        let gzip = parts.next().is_some_and(|name| name.eq_ignore_ascii_case("gzip"));
+        let refused =
+            |weight: &str| weight.strip_prefix("q=").and_then(|q| q.parse().ok()) == Some(0.0);
+        gzip && !parts.any(refused)
+    })
+}
+
+fn gunzip(compressed: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::new();
+    // What build.rs compressed reads back whole.
+    let _ = GzDecoder::new(compressed).read_to_end(&mut plain);
+    plain
+}
+
+/// The page, with its configuration filled in where Jaeger's own query service does it.
+fn index_html() -> String {
+    let page = ASSETS.iter().find(|asset| asset.path == "index.html");
+    let mut html = String::from_utf8_lossy(&page.map(|page| gunzip(page.gzip)).unwrap_or_default())
+        .into_owned();
+    for (placeholder, value) in placeholders() {
+        html = html.replace(placeholder, &value);
+    }
+    html
+}
+
+fn placeholders() -> [(&'static str, String); 2] {
+    let version = concat!("embedded-jaeger ", env!("CARGO_PKG_VERSION"));
+    let config = json!({
+        "archiveEnabled": false,
+        // That page reads a metrics storage; whoever types its address is told that there is none.
+        "monitor": {
+            "menuEnabled": false,
+            "emptyState": {
+                "mainTitle": "No metrics here",
+                "description": "This Jaeger keeps traces alone. Each service serves its metrics at /metrics.",
+            },
+        },
+        "menu": [{
+            "label": "About",
+            "items": [
+                { "label": "Jaeger's documentation", "url": "https://www.jaegertracing.io/docs/" },
+                { "label": format!("{version}: traces are in memory only") },
+                { "label": format!("Jaeger UI v{JAEGER_UI_VERSION}") },
+                { "label": "Licences", "url": "/licenses", "anchorTarget": "_self" },
+            ],
+        }],
+    });
+    let version = json!({ "gitCommit": "", "gitVersion": version, "buildDate": "" });
+    [
+        ("JAEGER_CONFIG = DEFAULT_CONFIG", format!("JAEGER_CONFIG = {config}")),
+        ("JAEGER_VERSION = DEFAULT_VERSION", format!("JAEGER_VERSION = {version}")),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn index_html_has_placeholders() {
+        let asset = ASSETS.iter().find(|asset| asset.path == "index.html").unwrap();
+        let raw = String::from_utf8(gunzip(asset.gzip)).unwrap();
+        let page = index_html();
+        for (placeholder, value) in placeholders() {
+            assert_eq!(raw.matches(placeholder).count(), 1, "{placeholder}");
+            assert!(page.contains(&value), "{value}");
+        }
+        let named: Vec<&str> = raw
+            .split("./")
+            .skip(1)
+            .filter_map(|rest| rest.split(['"', '\'']).next())
+            .filter(|name| name.starts_with("static/"))
+            .collect();
+        assert!(named.len() >= 4, "{named:?}");
+        for name in named {
+            assert!(ASSETS.iter().any(|asset| asset.path == name), "{name}");
+        }
+    }
+
+    #[test]
+    fn license_notice_is_complete() {
+        for part in [JAEGER_UI_VERSION, "The Jaeger Authors", "Apache License", "END OF TERMS"] {
+            assert!(LICENSES.contains(part), "{part}");
+        }
+    }
+
+    #[test]
+    fn gzip_is_sent_only_where_it_is_accepted() {
+        for (value, expected) in [
+            ("gzip, deflate, br", true),
+            ("br;q=1.0, GZIP;q=0.5", true),
+            ("gzip;q=0", false),
+            ("gzip; q=0.0", false),
+            ("identity", false),
+            ("", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(value));
+            assert_eq!(accepts_gzip(&headers), expected, "{value:?}");
+        }
+        assert!(!accepts_gzip(&HeaderMap::new()));
+    }
+}

@@ -1,0 +1,116 @@
+//! Settings: a flag and a variable each, and a clear word where one is wrong.
+
+use testkit::http::Request;
+
+use crate::service_a;
+
+/// Each setting's flag, variable, and default as `--help` shows it.
+const SETTINGS: [(&str, &str, &str); 7] = [
+    ("--listen-addr", "LISTEN_ADDR", "[default: 127.0.0.1:8080]"),
+    ("--admin-addr", "ADMIN_ADDR", ""),
+    ("--faults-enabled", "FAULTS_ENABLED", "[default: false]"),
+    ("--shutdown-timeout-ms", "SHUTDOWN_TIMEOUT_MS", "[default: 10000]"),
+    ("--drain-delay-ms", "DRAIN_DELAY_MS", "[default: 0]"),
+    ("--log-format", "LOG_FORMAT", "[default: logfmt]"),
+    ("--rust-log", "RUST_LOG", "[default: info]"),
+];
+
+#[test]
+fn help_lists_defaults() {
+    let exit = service_a().arg("--help").run_to_exit();
+    assert_eq!((exit.code, exit.stderr.len()), (Some(0), 0));
+    let help = exit.stdout.join("\n");
+    for (flag, variable, default) in SETTINGS {
+        for text in [flag, variable, default] {
+            assert!(help.contains(text), "no {text} in {help}");
+        }
+    }
+    assert!(help.contains("OTEL_EXPORTER_OTLP_ENDPOINT"), "{help}");
+}
+
+#[test]
+fn the_version_is_on_one_line() {
+    let exit = service_a().arg("--version").run_to_exit();
+    assert_eq!(exit.code, Some(0));
+    let [line] = exit.stdout.as_slice() else { panic!("{exit:?}") };
+    assert!(line.starts_with(&format!("service-a {}", env!("CARGO_PKG_VERSION"))), "{line}");
+}
+
+#[test]
+fn all_invalid_settings_are_reported() {
+    let exit = service_a()
+        .env("LISTEN_ADDR", "localhost")
+        .env("ADMIN_ADDR", "127.0.0.1")
+        .env("FAULTS_ENABLED", "perhaps")
+        .env("SHUTDOWN_TIMEOUT_MS", "10s")
+        .env("DRAIN_DELAY_MS", "-1")
+        .env("LOG_FORMAT", "xml")
+        .env("RUST_LOG", "==")
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317")
+        .run_to_exit();
+    assert_eq!((exit.code, exit.stdout.len()), (Some(2), 0), "{exit:?}");
+    let message = exit.stderr.join("\n");
+    for (_, variable, _) in SETTINGS {
+        assert!(message.contains(variable), "no {variable} in {message}");
+    }
+    assert!(message.contains("OTEL_EXPORTER_OTLP_ENDPOINT"), "{message}");
+    assert!(!message.contains("perhaps"), "the value is repeated: {message}");
+}
+
+#[test]
+fn an_unknown_flag_is_refused() {
+    let exit = service_a().arg("--listen").arg("127.0.0.1:0").run_to_exit();
+    assert_eq!((exit.code, exit.stdout.len()), (Some(2), 0));
+    assert!(exit.stderr.join("\n").contains("--listen"), "{exit:?}");
+}
+
+#[test]
+fn a_flag_comes_before_its_variable_and_an_empty_variable_counts_for_nothing() {
+    let service = service_a()
+        .env("LISTEN_ADDR", "127.0.0.1:1")
+        .env("DRAIN_DELAY_MS", "")
+        .env("RUST_LOG", "off")
+        .arg("--listen-addr=127.0.0.1:0")
+        .arg("--rust-log")
+        .arg("info")
+        .arg("--faults-enabled")
+        .serve();
+    assert_eq!(service.get("/faults").status, 200);
+}
+
+#[test]
+fn admin_addr_moves_admin_routes() {
+    let service =
+        service_a().env("ADMIN_ADDR", "127.0.0.1:0").env("FAULTS_ENABLED", "true").serve();
+    let admin = service.admin_address();
+    assert_ne!(admin, service.address());
+    for target in ["/metrics", "/health", "/livez", "/readyz", "/faults"] {
+        assert_eq!(testkit::http::get(admin, target).status, 200, "{target}");
+        assert_eq!(service.get(target).status, 404, "{target}");
+    }
+    assert_eq!(testkit::http::get(admin, "/echo").status, 404);
+    assert_eq!(service.get("/echo?msg=hello").text(), r#"{"echo":"hello"}"#);
+
+    // The switch works from there, too.
+    let set = Request::new("PUT", "/faults")
+        .header("Content-Type", "application/json")
+        .body(r#"{"status":418}"#)
+        .send(admin);
+    assert_eq!(set.status, 200);
+    assert_eq!(service.get("/echo").status, 418);
+}
+
+#[test]
+fn health_check_exit_code() {
+    let service = service_a().serve();
+    let address = service.address().to_string();
+    assert_eq!(
+        service_a().env("LISTEN_ADDR", &address).arg("--health-check").run_to_exit().code,
+        Some(0)
+    );
+    service.kill();
+    service.wait();
+    let exit = service_a().env("LISTEN_ADDR", &address).arg("--health-check").run_to_exit();
+    assert_eq!(exit.code, Some(1));
+    assert!(exit.stderr[0].contains(&address), "{exit:?}");
+}

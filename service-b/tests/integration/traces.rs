@@ -1,0 +1,123 @@
+//! The client span, and the context that goes on to service A.
+
+use serde_json::json;
+use testkit::http::Request;
+use testkit::otlp::{OtlpCollector, Protocol};
+use testkit::{FakeServer, Reply};
+
+use crate::service_b;
+
+const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+const PARENT: &str = "b7ad6b7169203331";
+
+#[test]
+fn a_client_span_follows_the_conventions_and_is_the_parent_that_service_a_sees() {
+    let backend = OtlpCollector::start();
+    let service_a = FakeServer::start(Reply::echo("hello"));
+    let service = service_b(service_a.url()).envs(backend.variables(Protocol::Grpc)).serve();
+    let answer = service.get("/call-echo?msg=secret");
+    let spans = backend.wait_for_trace(answer.trace_id(), 2);
+    let [server, client] = spans.as_slice() else { panic!("{spans:#?}") };
+    assert_eq!(
+        (server.name.as_str(), server.kind, server.status),
+        ("GET /call-echo", "server", "")
+    );
+    assert_eq!(server.parent_span_id, "");
+    assert_eq!((client.name.as_str(), client.kind, client.status), ("GET", "client", ""));
+    assert_eq!(client.parent_span_id, server.span_id);
+    assert_eq!((server.service(), client.service()), ("service-b", "service-b"));
+    assert_eq!(
+        json!(client.attributes),
+        json!({
+            "http.request.method": "GET",
+            "http.response.status_code": 200,
+            "server.address": service_a.address().ip().to_string(),
+            "server.port": service_a.address().port(),
+            "url.full": format!("{}/echo", service_a.url()),
+        })
+    );
+    let request = service_a.wait_for_request(1);
+    let traceparent = format!("00-{}-{}-01", client.trace_id, client.span_id);
+    assert_eq!(request.headers["traceparent"], traceparent);
+    assert_eq!(request.headers.get("tracestate"), None);
+    assert!(!format!("{spans:?}").contains("secret"));
+}
+
+#[test]
+fn a_callers_trace_and_its_state_go_on() {
+    for (sampled, variables) in [
+        (true, &[][..]),
+        (false, &[]),
+        // Also where there are no spans to do it, and the decision is not ours.
+        (true, &[("OTEL_SDK_DISABLED", "true")]),
+        (false, &[("OTEL_SDK_DISABLED", "true")]),
+        (true, &[("OTEL_TRACES_EXPORTER", "none")]),
+        (true, &[("RUST_LOG", "off,access=info,observability=info")]),
+    ] {
+        let service_a = FakeServer::start(Reply::echo("hello"));
+        let service = service_b(service_a.url()).envs(variables.iter().copied()).serve();
+        let flags = if sampled { "01" } else { "00" };
+        let answer = Request::new("GET", "/call-echo?msg=hello")
+            .header("traceparent", &format!("00-{TRACE}-{PARENT}-{flags}"))
+            .header("tracestate", "a=1,b@c=2")
+            .header("tracestate", "d=3")
+            .send(service.address());
+        let case = format!("{sampled} {variables:?}");
+        assert_eq!(answer.trace_id(), TRACE, "{case}");
+        let headers = service_a.wait_for_request(1).headers;
+        let traceparent: Vec<_> = headers["traceparent"].split('-').collect();
+        let [version, trace_id, _, passed_on] = traceparent.as_slice() else {
+            panic!("{headers:?}")
+        };
+        assert_eq!((*version, *trace_id, *passed_on), ("00", TRACE, flags), "{case}");
+        assert_eq!(headers["tracestate"], "a=1,b@c=2,d=3", "{case}");
+    }
+}
+
+#[test]
+fn unrecorded_trace_is_propagated() {
+    for variables in
+        [&[][..], &[("OTEL_SDK_DISABLED", "true")], &[("OTEL_TRACES_SAMPLER", "always_off")]]
+    {
+        let service_a = FakeServer::start(Reply::echo("hello"));
+        let service = service_b(service_a.url()).envs(variables.iter().copied()).serve();
+        let answer = service.get("/call-echo?msg=hello");
+        let headers = service_a.wait_for_request(1).headers;
+        let traceparent: Vec<_> = headers["traceparent"].split('-').collect();
+        assert_eq!(traceparent[1], answer.trace_id(), "{variables:?}");
+        assert_eq!(traceparent[3], if variables.is_empty() { "01" } else { "00" });
+    }
+}
+
+#[test]
+fn other_headers_are_not_forwarded() {
+    let service_a = FakeServer::start(Reply::echo("hello"));
+    let service = service_b(service_a.url()).serve();
+    Request::new("GET", "/call-echo?msg=hello")
+        .header("Authorization", "Bearer secret")
+        .header("Cookie", "secret")
+        .header("X-Secret", "secret")
+        .header("baggage", "secret=1")
+        .send(service.address());
+    let request = service_a.wait_for_request(1);
+    assert!(!format!("{request:?}").contains("secret"), "{request:?}");
+}
+
+#[test]
+fn a_garbled_traceparent_does_not_go_on() {
+    let service_a = FakeServer::start(Reply::echo("hello"));
+    let service = service_b(service_a.url()).serve();
+    for (number, value) in
+        ["garbage", "00-1-2-3", &format!("00-{TRACE}-{PARENT}-1")].into_iter().enumerate()
+    {
+        let answer = Request::new("GET", "/call-echo?msg=hello")
+            .header("traceparent", value)
+            .header("tracestate", "a=1")
+            .send(service.address());
+        assert_eq!(answer.status, 200, "{value}");
+        let headers = service_a.wait_for_request(number + 1).headers;
+        assert!(headers["traceparent"].contains(answer.trace_id()), "{value}");
+        assert_ne!(answer.trace_id(), TRACE, "{value}");
+        assert_eq!(headers.get("tracestate"), None, "{value}");
+    }
+}
