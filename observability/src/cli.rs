@@ -12,10 +12,9 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches, value_parser};
 
-use crate::config::{Config, ServiceInfo};
+use crate::config::{Config, OtelConfig, ServiceInfo};
 use crate::error::Error;
 use crate::health_check::health_check;
-use crate::otel::OtelConfig;
 
 /// Returns the value of an environment variable.
 type Lookup<'a> = &'a dyn Fn(&str) -> Option<OsString>;

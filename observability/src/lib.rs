@@ -26,58 +26,48 @@
 //! sends its spans where `OTEL_EXPORTER_OTLP_ENDPOINT` says, goes on with its caller's trace, and
 //! stops in order on SIGTERM.
 //!
-//! # The map
-//! In the order in which a service meets them:
+//! # Modules
 //!
 //! | question | where |
 //! |---|---|
-//! | which settings are there, and what do they mean? | [`config`] |
-//! | what is started, what is flushed, in which order? | [`Telemetry`], [`init`] |
-//! | what happens around a request? | [`server`] |
-//! | what happens around a call? | [`client`] |
-//! | what is a failure called? | [`ErrorKind`] |
-//! | how does a trace go from one service to the next? | [`trace_context`] |
-//! | which metrics are there? | [`metrics`](mod@metrics) |
-//! | how does a log line look, and where does it go? | [`log`] |
-//! | how do spans leave, and which are lost? | [`export`] |
-//! | how does a service listen and stop? | [`serve`] |
+//! | Which settings are there? | [`config`] |
+//! | What is started and flushed, and in which order? | [`init`], [`Telemetry`] |
+//! | What happens around a request, and how does a service stop? | [`server`] |
+//! | What happens around a call to another service? | [`client`] |
+//! | Which kinds of failure are there? | [`ErrorKind`] |
+//! | How does a trace continue from one service to the next? | [`traces::propagation`] |
+//! | Which metrics are there? | [`metrics`](mod@metrics) |
+//! | What does a log line look like? | [`logs`] |
 //!
-//! Where a router is served by other means, [`Telemetry::instrument`] and [`Telemetry::shutdown`] do the
-//! same without the listener.
+//! A router that is served by other means uses [`Telemetry::instrument`] and [`Telemetry::shutdown`].
 
-mod admin;
-mod body;
 mod cli;
 pub mod client;
 pub mod config;
 mod error;
-pub mod error_kind;
-pub mod export;
 mod health_check;
-pub mod log;
-mod method;
+mod hex;
+mod http;
+pub mod logs;
 pub mod metrics;
-mod otel;
-mod patience;
-pub mod serve;
 pub mod server;
 mod telemetry;
-pub mod trace_context;
+pub mod traces;
 
 pub use cli::parse;
 pub use client::{CallError, RequestBuilderExt};
-pub use config::{Config, LogFormat, ServiceInfo};
-pub use error::{Error, exit_code};
-pub use error_kind::ErrorKind;
-/// A client whose calls are exemplar_context and measured; see [`Telemetry::client`].
+pub use config::{Config, ServiceInfo};
+pub use error::{Error, ErrorKind, Failure, exit_code};
+/// Client whose calls are traced and measured; see [`Telemetry::client`].
 pub use reqwest_middleware::ClientWithMiddleware as Client;
-pub use server::{Failure, current_trace_id};
+pub use server::current_trace_id;
 pub use telemetry::{Telemetry, init};
 
-/// Runs a service's main task on a runtime of its own and gives `main` its exit code.
+/// Runs the main task of a service on a multi-threaded runtime, prints its error, and returns the exit
+/// code.
 ///
-/// Unlike `#[tokio::main]` it does not wait for blocking work at the end, as for a name that is still
-/// being resolved: the time a service takes to stop is bounded.
+/// Unlike `#[tokio::main]`, it does not wait for blocking tasks such as a name resolution, so that the
+/// time of the shutdown is bounded.
 pub fn run(main: impl Future<Output = Result<(), Error>>) -> std::process::ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -88,7 +78,7 @@ pub fn run(main: impl Future<Output = Result<(), Error>>) -> std::process::ExitC
     exit_code(result)
 }
 
-/// The [`ServiceInfo`] that the calling crate is: its description and version come from its manifest, its
+/// Creates the [`ServiceInfo`] of the calling crate. Description and version come from its manifest, the
 /// revision from the variable `REVISION` at build time.
 #[macro_export]
 macro_rules! service {

@@ -1,7 +1,6 @@
 //! Service A, the echo API.
 //!
-//! `GET /echo?msg=hello` answers `{"echo":"hello"}`. Nothing here is about telemetry but the two
-//! calls in [`run`].
+//! `GET /echo?msg=hello` responds `{"echo":"hello"}`. Telemetry takes two calls, both in [`run`].
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -16,9 +15,9 @@ use strict_query::StrictQuery;
 
 mod faults;
 
-pub use faults::Faults;
+pub use faults::FaultInjector;
 
-/// What this service is called.
+/// Name and build of service A.
 pub const SERVICE: ServiceInfo =
     observability::service!("service-a", log_label: "A", listen_addr: "127.0.0.1:8080");
 
@@ -39,41 +38,44 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     observability::run(async { run(SERVICE.parse(args)?, std::future::pending()).await })
 }
 
-/// Serves until told to stop, by a signal or by `stop`.
+/// Runs the service until it receives a shutdown signal or `shutdown` completes.
 ///
 /// # Errors
-/// Where the service cannot start.
-pub async fn run(args: Args, stop: impl Future<Output = ()> + Send + 'static) -> Result<(), Error> {
+/// If the telemetry cannot be started or an address cannot be bound.
+pub async fn run(
+    args: Args,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), Error> {
     let telemetry = observability::init(SERVICE, &args.config)?;
-    let faults = args.faults_enabled.then(Faults::default);
+    let faults = args.faults_enabled.then(FaultInjector::default);
     telemetry
         .server(router(faults.as_ref()))
-        .merge_admin(faults::switch(faults))
-        .with_graceful_shutdown(stop)
+        .merge_admin(faults::faults_router(faults))
+        .with_graceful_shutdown(shutdown)
         .run()
         .await
 }
 
-/// The API. `faults` strike `/echo` alone.
-pub fn router(faults: Option<&Faults>) -> Router {
+/// Creates the API. `faults` affect `/echo` only.
+pub fn router(faults: Option<&FaultInjector>) -> Router {
     let mut echo = get(echo);
     if let Some(faults) = faults {
-        echo = echo.layer(from_fn_with_state(faults.clone(), faults::strike));
+        echo = echo.layer(from_fn_with_state(faults.clone(), faults::inject_fault));
     }
     Router::new().route("/echo", echo)
 }
 
 #[derive(Deserialize)]
-struct Message {
+struct EchoParams {
     #[serde(default)]
     msg: String,
 }
 
 #[derive(Serialize)]
-struct Echo {
+struct EchoResponse {
     echo: String,
 }
 
-async fn echo(StrictQuery(message): StrictQuery<Message>) -> Json<Echo> {
-    Json(Echo { echo: message.msg })
+async fn echo(StrictQuery(params): StrictQuery<EchoParams>) -> Json<EchoResponse> {
+    Json(EchoResponse { echo: params.msg })
 }

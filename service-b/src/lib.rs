@@ -1,8 +1,7 @@
 //! Service B, the client API: calls service A and degrades gracefully.
 //!
-//! `GET /call-echo?msg=hello` answers `{"service_a":{"echo":"hello"},"service_b":"ok"}`, or says in
-//! one word why A could not be used. Nothing here is about telemetry but the two calls and the
-//! client builder in [`run`].
+//! `GET /call-echo?msg=hello` responds `{"service_a":{"echo":"hello"},"service_b":"ok"}`, or names the error
+//! kind if A cannot be used. Telemetry takes two calls and a client builder, all in [`run`].
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -21,9 +20,9 @@ use strict_query::{InvalidQuery, StrictQuery};
 
 mod service_a;
 
-pub use service_a::ServiceA;
+pub use service_a::ServiceAClient;
 
-/// What this service is called.
+/// Name and build of service B.
 pub const SERVICE: ServiceInfo =
     observability::service!("service-b", log_label: "B", listen_addr: "127.0.0.1:8081");
 
@@ -66,11 +65,14 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     observability::run(async { run(SERVICE.parse(args)?, std::future::pending()).await })
 }
 
-/// Serves until told to stop, by a signal or by `stop`.
+/// Runs the service until it receives a shutdown signal or `shutdown` completes.
 ///
 /// # Errors
-/// Where the service cannot start.
-pub async fn run(args: Args, stop: impl Future<Output = ()> + Send + 'static) -> Result<(), Error> {
+/// If the telemetry or the client cannot be started, or an address cannot be bound.
+pub async fn run(
+    args: Args,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), Error> {
     let telemetry = observability::init(SERVICE, &args.config)?;
     let client = telemetry
         .client()
@@ -79,30 +81,30 @@ pub async fn run(args: Args, stop: impl Future<Output = ()> + Send + 'static) ->
         .max_connect_retries(args.service_a_connect_retries)
         .circuit_breaker(&args.service_a_url, args.service_a_breaker_failures)
         .build()?;
-    let service_a = ServiceA::new(client, &args.service_a_url);
-    telemetry.server(router(service_a)).with_graceful_shutdown(stop).run().await
+    let service_a = ServiceAClient::new(client, &args.service_a_url);
+    telemetry.server(router(service_a)).with_graceful_shutdown(shutdown).run().await
 }
 
-/// The API.
-pub fn router(service_a: ServiceA) -> Router {
+/// Creates the API.
+pub fn router(service_a: ServiceAClient) -> Router {
     Router::new().route("/call-echo", get(call_echo)).with_state(service_a)
 }
 
 #[derive(Deserialize)]
-struct Message {
+struct EchoParams {
     #[serde(default)]
     msg: String,
 }
 
 #[derive(Serialize)]
-struct Answer {
+struct CallEchoResponse {
     service_a: service_a::Echo,
     service_b: &'static str,
 }
 
-/// What B says where A cannot be used. Keys in alphabetical order.
+/// Response if A cannot be used. The fields are in alphabetical order.
 #[derive(Serialize)]
-struct Degraded<'a> {
+struct ServiceUnavailable<'a> {
     details: &'a str,
     error: &'a str,
     http_status: u16,
@@ -112,17 +114,17 @@ struct Degraded<'a> {
 }
 
 async fn call_echo(
-    State(service_a): State<ServiceA>,
-    message: Result<StrictQuery<Message>, InvalidQuery>,
+    State(service_a): State<ServiceAClient>,
+    params: Result<StrictQuery<EchoParams>, InvalidQuery>,
 ) -> Response {
-    let msg = match message {
-        Ok(StrictQuery(Message { msg })) if msg.is_empty() => return missing_msg(),
-        Ok(StrictQuery(Message { msg })) => msg,
+    let msg = match params {
+        Ok(StrictQuery(EchoParams { msg })) if msg.is_empty() => return missing_msg(),
+        Ok(StrictQuery(EchoParams { msg })) => msg,
         Err(invalid) => return invalid.into_response(),
     };
     match service_a.echo(&msg).await {
-        Ok(echo) => Json(Answer { service_a: echo, service_b: "ok" }).into_response(),
-        Err(error) => degraded(error),
+        Ok(echo) => Json(CallEchoResponse { service_a: echo, service_b: "ok" }).into_response(),
+        Err(error) => service_unavailable(error),
     }
 }
 
@@ -131,9 +133,9 @@ fn missing_msg() -> Response {
     (StatusCode::BAD_REQUEST, Json(body)).into_response()
 }
 
-fn degraded(error: CallError) -> Response {
+fn service_unavailable(error: CallError) -> Response {
     let kind = error.kind();
-    let body = Json(Degraded {
+    let body = Json(ServiceUnavailable {
         details: error.details(),
         error: kind.as_str(),
         http_status: error.http_status().as_u16(),
