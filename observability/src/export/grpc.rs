@@ -1,6 +1,6 @@
 //! OTLP over gRPC: our own encoding of the spans, sent through tonic as `opentelemetry-otlp` does it.
 //!
-//! Why not `opentelemetry-otlp`'s own exporter: see docs/adr/0004-spans-are-encoded-by-hand.md.
+//! Why not `opentelemetry-otlp`'s own exporter: see docs/adr/0004-hand-written-otlp-encoder.md.
 
 use std::env;
 use std::fmt;
