@@ -77,7 +77,7 @@ fn all_invalid_settings_are_reported() {
 
 #[cfg(unix)]
 #[test]
-fn value_that_is_not_utf8_is_reported() {
+fn non_utf8_value_is_reported() {
     let lookup = |name: &str| (name == "LOG_FORMAT").then(|| any_bytes(vec![0xff]));
     let error = SERVICE.parse_from::<Config>([], &lookup).unwrap_err();
     assert!(error.to_string().contains("LOG_FORMAT (--log-format): not valid UTF-8"), "{error}");

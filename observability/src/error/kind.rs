@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn cause_wrapped_in_io_error_is_classified() {
+    fn wrapped_cause_is_classified() {
         let dns = DnsError(io::Error::other("no such host"));
         let error = Outer(io::Error::other(dns));
         assert_eq!(ErrorKind::from_chain(&error), Some(ErrorKind::Dns));

@@ -36,6 +36,9 @@ pub const BUILD_INFO: &str = "build_info";
 pub const DURATION_BUCKETS: [f64; 14] =
     [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 
+/// Route of a request that matches no route.
+pub(crate) const UNMATCHED_ROUTE: &str = "unmatched";
+
 /// Scheme of all requests. TLS is terminated in front of the service.
 pub(crate) const URL_SCHEME: &str = "http";
 

@@ -16,12 +16,9 @@ use crate::error::{ErrorKind, Failure};
 use crate::hex::write_hex;
 use crate::http::{KnownMethod, OnBodyEnd};
 use crate::logs::AccessEntry;
-use crate::metrics::{Outcome, ServerMetrics};
+use crate::metrics::{Outcome, ServerMetrics, UNMATCHED_ROUTE};
 use crate::telemetry::Telemetry;
 use crate::traces::propagation;
-
-/// Route of a request that matches no route.
-pub(super) const UNMATCHED_ROUTE: &str = "unmatched";
 
 /// State that the requests of one route share.
 pub(super) struct RouteState {

@@ -10,9 +10,8 @@ use tracing::Span;
 use tracing::field::Empty;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-use super::request::UNMATCHED_ROUTE;
 use crate::http::{KnownMethod, truncate};
-use crate::metrics::{ServerMetrics, URL_SCHEME};
+use crate::metrics::{ServerMetrics, UNMATCHED_ROUTE, URL_SCHEME};
 use crate::traces::propagation;
 
 /// Maximum size of an attribute that a client controls, in bytes. Bounds the memory of queued spans.

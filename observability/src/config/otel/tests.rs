@@ -96,7 +96,7 @@ fn invalid_endpoint_names_variable() {
 }
 
 #[test]
-fn samplers_are_those_of_the_specification() {
+fn samplers_follow_specification() {
     let sampler = |pairs| format!("{:?}", read(pairs).sampler);
     assert_eq!(sampler(&[]), "ParentBased(AlwaysOn)");
     assert_eq!(sampler(&[("OTEL_TRACES_SAMPLER", "always_off")]), "AlwaysOff");
@@ -128,13 +128,13 @@ fn malformed_values_fall_back_with_warning() {
 }
 
 #[test]
-fn a_batch_is_never_larger_than_the_queue() {
+fn batch_size_is_limited_by_queue() {
     let batch = read(&[("OTEL_BSP_MAX_QUEUE_SIZE", "100")]).batch;
     assert_eq!(batch.max_export_batch_size, 100);
 }
 
 #[test]
-fn the_resource_names_the_service() {
+fn resource_has_service_name() {
     let name = |config: &OtelConfig| {
         config.resource(&SERVICE).get(&"service.name".into()).unwrap().to_string()
     };

@@ -97,7 +97,7 @@ fn unknown_flags_are_cleared() {
 }
 
 #[test]
-fn remote_context_propagates_through_unrecorded_span() {
+fn unrecorded_span_keeps_remote_context() {
     let long_key = format!("a=1,t@{}=2", "v".repeat(14));
     let random = VALID.replace("-01", "-02");
     let cx = extract(&headers(&[("traceparent", &random), ("tracestate", &long_key)])).unwrap();
@@ -153,12 +153,12 @@ fn tracestate_member_limit() {
 }
 
 #[test]
-fn the_first_of_a_repeated_key_is_kept() {
+fn first_duplicate_key_is_kept() {
     assert_eq!(state(&["a=1,b=2", "a=3"]), "a=1,b=2");
 }
 
 #[test]
-fn the_propagator_keeps_the_same_rules() {
+fn propagator_matches_functions() {
     let map = std::collections::HashMap::from([
         ("traceparent".to_owned(), VALID.to_owned()),
         ("tracestate".to_owned(), "a=1".to_owned()),
