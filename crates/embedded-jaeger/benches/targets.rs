@@ -3,7 +3,7 @@
 //!
 //! The server is a process of its own, so that its memory is its own too.
 
-#[path = "../tests/it/support.rs"]
+#[path = "../tests/integration/support.rs"]
 #[allow(dead_code)]
 mod support;
 

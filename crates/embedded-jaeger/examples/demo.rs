@@ -1,7 +1,7 @@
 //! A Jaeger on free ports with two traces in it: one request that went well and one that failed.
 //! It prints the interface's address and runs until its standard input ends.
 
-#[path = "../tests/it/support.rs"]
+#[path = "../tests/integration/support.rs"]
 #[allow(dead_code)]
 mod support;
 
