@@ -1,6 +1,6 @@
 //! A trace as a forest without cycles.
 //!
-//! Exporters may send a span twice, name a span as its own ancestor, or nest without limit. Jaeger's
+//! Exporters may send a span twice, send parents that form a cycle, or nest without limit. Jaeger's
 //! UI follows references recursively without checks. The tree finds every reference that would
 //! lead the UI into a cycle or too deep for its stack, so that it can be omitted.
 
@@ -17,7 +17,7 @@ const MAX_DEPTH: u32 = 1_000;
 /// Reason for which the parent of a span is omitted from its references.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum InvalidParent {
-    /// The span is its own parent.
+    /// The span names itself as its parent.
     SelfParent,
     /// The parent is a descendant of the span.
     Cycle,
