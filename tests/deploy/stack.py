@@ -27,7 +27,7 @@ PORTS = {
     "GRAFANA_PORT": "13000",
 }
 # The load's own faults stay off until the story asks for them.
-ENV = {**PORTS, "COMPOSE_PROJECT_NAME": "stack-check", "LOAD_SERVICE_A": "", **os.environ}
+ENV = {**PORTS, "COMPOSE_PROJECT_NAME": "stack-check", "LOAD_FAULTS_URL": "", **os.environ}
 B = f"http://127.0.0.1:{ENV['SERVICE_B_PORT']}"
 A_ADMIN = f"http://127.0.0.1:{ENV['SERVICE_A_ADMIN_PORT']}"
 JAEGER = f"http://127.0.0.1:{ENV['JAEGER_PORT']}"
@@ -399,7 +399,7 @@ def a_paused_and_jaeger_gone():
 
 def address_gone():
     # From here on the load is the one that breaks A, after 45 s; see load_with_faults.
-    compose("--profile", "load", "up", "--detach", "load", env={k: v for k, v in ENV.items() if k != "LOAD_SERVICE_A"})
+    compose("--profile", "load", "up", "--detach", "load", env={k: v for k, v in ENV.items() if k != "LOAD_FAULTS_URL"})
     say("A's address gone as well: dns, which ServiceARefused covers")
     compose("stop", "service-a", "service-a-net")
     status, _, body = http(f"{B}/call-echo?msg=hello")
