@@ -5,7 +5,7 @@ use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use observability::Error;
-use observability::serve::ShutdownSignals;
+use observability::server::ShutdownSignals;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval_at};
 
