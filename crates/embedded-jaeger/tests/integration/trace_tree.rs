@@ -1,4 +1,4 @@
-//! Traces that no exporter should send: each still makes a picture that ends.
+//! Malformed traces, whose JSON must not lead the UI into a cycle.
 
 use std::collections::HashMap;
 
@@ -15,7 +15,7 @@ async fn spans_of(jaeger: &Jaeger, trace: u64) -> Vec<Json> {
     spans
 }
 
-/// The rendered spans of one trace, and a check that its references lead in no circle.
+/// Exports the spans of one trace and returns their JSON. Checks that the references have no cycle.
 async fn rendered(spans: Vec<Span>) -> Vec<Json> {
     let jaeger = Jaeger::start().await;
     assert_eq!(jaeger.export_spans(spans).await, None);
@@ -24,25 +24,25 @@ async fn rendered(spans: Vec<Span>) -> Vec<Json> {
         let references = span["references"].as_array().unwrap().iter();
         references.map(|to| to["spanID"].as_str().unwrap().to_owned()).collect()
     };
-    // Spans that refer to nothing that is left are taken away until none is: what stays is a circle.
-    let mut left: HashMap<String, Vec<String>> = spans
+    // Removes spans that refer to no remaining span. The spans that remain at the end form cycles.
+    let mut remaining: HashMap<String, Vec<String>> = spans
         .iter()
         .map(|span| (span["spanID"].as_str().unwrap().to_owned(), references(span)))
         .collect();
     loop {
-        let free: Vec<String> = left
+        let free: Vec<String> = remaining
             .iter()
-            .filter(|(_, to)| !to.iter().any(|id| left.contains_key(id)))
+            .filter(|(_, to)| !to.iter().any(|id| remaining.contains_key(id)))
             .map(|(id, _)| id.clone())
             .collect();
         if free.is_empty() {
             break;
         }
         for id in free {
-            left.remove(&id);
+            remaining.remove(&id);
         }
     }
-    assert!(left.is_empty(), "a circle: {left:?}");
+    assert!(remaining.is_empty(), "cycle: {remaining:?}");
     spans
 }
 
@@ -62,7 +62,7 @@ async fn self_parent_becomes_root() {
 
 #[tokio::test]
 async fn parent_cycle_is_broken_once() {
-    // 1 → 3 → 2 → 1, 4 hangs on it, and 5 and 6 are a circle of their own.
+    // 1 → 3 → 2 → 1 is a cycle with the child 4, and 5 → 6 → 5 is another.
     let parents = [(1, 3), (2, 1), (3, 2), (4, 2), (5, 6), (6, 5)];
     let spans = rendered(parents.map(|(id, parent)| span(1, id, parent, "work")).to_vec()).await;
     assert_eq!(spans.len(), 6);
@@ -72,13 +72,13 @@ async fn parent_cycle_is_broken_once() {
 }
 
 #[tokio::test]
-async fn links_close_no_circle_either() {
+async fn link_cycles_are_removed() {
     let link = |to: u64| Link { trace_id: trace_id(1), span_id: span_id(to), ..Link::default() };
     let mut root = span(1, 1, 0, "root");
     root.links = vec![link(1), link(3), link(99)];
     let mut late = span(1, 3, 2, "late");
     late.links = vec![link(2)];
-    // Its parent is unknown: a reader would take the link to its own child for its parent.
+    // The UI would use the link to the child as the parent, because the parent is unknown.
     let mut orphan = span(1, 4, 98, "orphan");
     orphan.links = vec![link(5)];
     let spans =
@@ -105,14 +105,22 @@ async fn negative_duration_is_zero() {
 }
 
 #[tokio::test]
-async fn a_span_sent_twice_is_shown_once_and_another_of_its_id_is_shown_too() {
+async fn duplicate_span_is_deduplicated() {
+    let first = span(1, 1, 0, "work");
+    let spans = rendered(vec![first.clone(), first.clone(), first]).await;
+    assert_eq!(spans.len(), 1);
+    assert_eq!(warnings(&spans), ["this span arrived 3 times"]);
+}
+
+/// Two different spans with the same id are both shown, and only copies count as duplicates.
+#[tokio::test]
+async fn span_id_collision_is_kept() {
     let first = span(1, 1, 0, "work");
     let mut other = first.clone();
     other.name = "other work".to_owned();
     let spans = rendered(vec![first.clone(), first.clone(), other, first]).await;
     assert_eq!(spans.len(), 2);
-    let warnings = warnings(&spans);
-    assert_eq!(warnings, ["this span arrived 3 times"]);
+    assert_eq!(warnings(&spans), ["this span arrived 3 times"]);
 }
 
 #[tokio::test]
@@ -123,7 +131,7 @@ async fn deep_trace_is_truncated() {
 }
 
 #[tokio::test]
-async fn names_that_are_missing_are_replaced() {
+async fn missing_names_get_placeholders() {
     let jaeger = Jaeger::start().await;
     let mut nameless = of_service("", vec![span(1, 1, 0, "")]);
     jaeger.export(vec![nameless.clone()]).await;
@@ -131,24 +139,27 @@ async fn names_that_are_missing_are_replaced() {
     jaeger.export(vec![nameless]).await;
     let services = jaeger.data("/api/services").await;
     assert_eq!(services, serde_json::json!(["empty-service-name", "missing-service-name"]));
-    assert_eq!(jaeger.found("service=empty-service-name&operation=empty-span-name").await.len(), 1);
+    assert_eq!(
+        jaeger.search("service=empty-service-name&operation=empty-span-name").await.len(),
+        1
+    );
 }
 
 #[tokio::test]
 async fn many_services() {
     let jaeger = Jaeger::start().await;
-    let of_all = (1..=10_000).map(|number| {
+    let resource_spans = (1..=10_000).map(|number| {
         of_service(&format!("service-{number:05}"), vec![span(number, 1, 0, "work")])
     });
-    assert_eq!(jaeger.export(of_all.collect()).await, None);
+    assert_eq!(jaeger.export(resource_spans.collect()).await, None);
     let services = jaeger.data("/api/services").await;
     assert_eq!(services.as_array().unwrap().len(), 10_000);
     assert_eq!(services[9_999], "service-10000");
-    assert_eq!(jaeger.found("service=service-07777").await, [trace_hex(7_777)]);
+    assert_eq!(jaeger.search("service=service-07777").await, [trace_hex(7_777)]);
 }
 
 #[tokio::test]
-async fn ten_thousand_attributes_arrive() {
+async fn ten_thousand_attributes_are_kept() {
     let jaeger = Jaeger::start().await;
     let mut wide = span(1, 1, 0, "work");
     wide.attributes = (0..10_000).map(|number| int(&format!("key.{number}"), number)).collect();

@@ -1,4 +1,4 @@
-//! Jaeger's own interface as it is served.
+//! The embedded UI.
 
 use std::io::Read as _;
 
@@ -13,13 +13,13 @@ async fn spa_routes_return_index() {
     for path in
         ["/", "/search", "/trace/abc", "/trace/a...b", "/compare", "/dependencies", "/monitor"]
     {
-        let answer = jaeger.get(path).await;
-        assert_eq!(answer.status(), 200, "{path}");
-        assert_eq!(answer.headers()["content-type"], "text/html; charset=utf-8", "{path}");
-        assert_eq!(answer.headers()["cache-control"], "no-cache", "{path}");
-        let page = answer.text().await.unwrap();
+        let response = jaeger.get(path).await;
+        assert_eq!(response.status(), 200, "{path}");
+        assert_eq!(response.headers()["content-type"], "text/html; charset=utf-8", "{path}");
+        assert_eq!(response.headers()["cache-control"], "no-cache", "{path}");
+        let page = response.text().await.unwrap();
         assert!(page.contains("<title>Jaeger UI</title>"), "{path}");
-        assert!(page.contains("\"menuEnabled\":false"), "{path}: not configured");
+        assert!(page.contains("\"menuEnabled\":false"), "{path}: no configuration");
     }
 }
 
@@ -35,7 +35,7 @@ async fn assets_negotiate_gzip() {
     assert!(!plain.headers().contains_key("content-encoding"));
     let plain = plain.bytes().await.unwrap();
 
-    let url = format!("http://{}{script}", jaeger.running.ui_addr());
+    let url = format!("http://{}{script}", jaeger.handle.ui_addr());
     let packed = jaeger.http.get(url).header("accept-encoding", "gzip, br").send().await.unwrap();
     assert_eq!(packed.headers()["content-encoding"], "gzip");
     assert_eq!(packed.headers()["vary"], "accept-encoding");
@@ -43,25 +43,25 @@ async fn assets_negotiate_gzip() {
     assert!(packed.len() * 2 < plain.len());
     let mut unpacked = Vec::new();
     GzDecoder::new(&*packed).read_to_end(&mut unpacked).unwrap();
-    assert!(unpacked == plain, "the two differ");
+    assert!(unpacked == plain, "the contents differ");
 }
 
 #[tokio::test]
-async fn a_file_that_is_not_there_is_not_found() {
+async fn missing_asset_returns_404() {
     let jaeger = Jaeger::start().await;
     for path in
         ["/static/none.js", "/static/../Cargo.toml", "/static/%2e%2e/Cargo.toml", "/static/"]
     {
-        let answer = jaeger.get(path).await;
-        let page =
-            answer.headers().get("content-type").is_some_and(|of| of == "text/html; charset=utf-8");
-        assert!(answer.status() == 404 || page, "{path}: {}", answer.status());
+        let response = jaeger.get(path).await;
+        let media_type = response.headers().get("content-type");
+        let is_page = media_type.is_some_and(|value| value == "text/html; charset=utf-8");
+        assert!(response.status() == 404 || is_page, "{path}: {}", response.status());
     }
     assert_eq!(jaeger.get("/static/none.js").await.status(), 404);
 }
 
 #[tokio::test]
-async fn the_licences_are_served() {
+async fn licenses_are_served() {
     let jaeger = Jaeger::start().await;
     let text = jaeger.get("/licenses").await.text().await.unwrap();
     assert_eq!(text, LICENSES);

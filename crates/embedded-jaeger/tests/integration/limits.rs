@@ -1,4 +1,4 @@
-//! The limits: what is evicted, what is refused, and what the counts say.
+//! Eviction, rejected spans and the counters of both.
 
 use embedded_jaeger::{Limits, Stats};
 
@@ -6,12 +6,12 @@ use crate::jaeger::Jaeger;
 use crate::support::{of_service, span, text, trace_hex};
 
 #[tokio::test]
-async fn the_oldest_traces_go_first() {
+async fn oldest_traces_are_evicted_first() {
     let jaeger = Jaeger::with(Limits { max_traces: 10, ..Limits::default() }).await;
     for trace in 1..=25 {
         jaeger.export_spans(vec![span(trace, 1, 0, "work"), span(trace, 2, 1, "more")]).await;
     }
-    let mut kept = jaeger.found("service=service").await;
+    let mut kept = jaeger.search("service=service").await;
     kept.sort();
     assert_eq!(kept, (16..=25).map(trace_hex).collect::<Vec<_>>());
     let Stats { traces, spans, accepted_spans, evicted_traces, evicted_spans, .. } = jaeger.stats();
@@ -26,18 +26,22 @@ async fn eviction_bounds_memory() {
     for trace in 1..=200 {
         let mut large = span(trace, 1, 0, &format!("operation {trace}"));
         large.attributes = vec![text("filler", &"x".repeat(5_000))];
-        // A resource of its own for each, so that what spans share is counted too.
+        // Distinct names and resources, so that the parts that spans share count as well.
         jaeger.export(vec![of_service(&format!("service {trace}"), vec![large])]).await;
         assert!(jaeger.stats().bytes <= max_bytes, "{:?}", jaeger.stats());
     }
     let stats = jaeger.stats();
     assert!((20..40).contains(&stats.traces), "{stats:?}");
     let services = jaeger.data("/api/services").await;
-    assert_eq!(services.as_array().unwrap().len(), stats.traces, "evicted services are gone");
+    assert_eq!(
+        services.as_array().unwrap().len(),
+        stats.traces,
+        "services of evicted traces remain"
+    );
 }
 
 #[tokio::test]
-async fn an_emptied_store_counts_no_bytes() {
+async fn empty_store_has_zero_bytes() {
     let jaeger = Jaeger::with(Limits { max_bytes: 0, ..Limits::default() }).await;
     for trace in 1..=5 {
         jaeger.export_spans(vec![span(trace, 1, 0, "work")]).await;
@@ -50,12 +54,12 @@ async fn an_emptied_store_counts_no_bytes() {
 async fn full_trace_rejects_spans() {
     let jaeger = Jaeger::with(Limits { max_spans_per_trace: 5, ..Limits::default() }).await;
     let spans = (1..=8).map(|id| span(1, id, 0, "work")).collect();
-    let refused = jaeger.export_spans(spans).await.unwrap();
-    assert_eq!(refused.rejected_spans, 3);
-    assert!(refused.error_message.contains("5 spans"), "{}", refused.error_message);
+    let rejected = jaeger.export_spans(spans).await.unwrap();
+    assert_eq!(rejected.rejected_spans, 3);
+    assert!(rejected.error_message.contains("5 spans"), "{}", rejected.error_message);
     assert_eq!(jaeger.export_spans(vec![span(2, 1, 0, "work")]).await, None);
     let stats = jaeger.stats();
-    assert_eq!((stats.traces, stats.spans, stats.refused_trace_full), (2, 6, 3));
+    assert_eq!((stats.traces, stats.spans, stats.rejected_trace_full), (2, 6, 3));
 }
 
 #[tokio::test]
@@ -68,9 +72,9 @@ async fn one_trace_cannot_evict_all() {
         span.attributes = vec![text("filler", &"x".repeat(5_000))];
         span
     });
-    let refused = jaeger.export_spans(spans.collect()).await.unwrap();
-    assert!(refused.rejected_spans > 80, "{refused:?}");
-    assert_eq!(jaeger.found("service=service&operation=before").await, [trace_hex(1)]);
+    let rejected = jaeger.export_spans(spans.collect()).await.unwrap();
+    assert!(rejected.rejected_spans > 80, "{rejected:?}");
+    assert_eq!(jaeger.search("service=service&operation=before").await, [trace_hex(1)]);
 }
 
 #[tokio::test]
@@ -79,15 +83,15 @@ async fn oversized_span_is_rejected() {
     let jaeger = Jaeger::with(limits).await;
     let mut large = span(1, 1, 0, "large");
     large.attributes = vec![text("filler", &"x".repeat(1_000))];
-    let refused = jaeger.export_spans(vec![large, span(1, 2, 0, "small")]).await.unwrap();
-    assert_eq!(refused.rejected_spans, 1);
-    assert!(refused.error_message.contains("1000 bytes"), "{}", refused.error_message);
+    let rejected = jaeger.export_spans(vec![large, span(1, 2, 0, "small")]).await.unwrap();
+    assert_eq!(rejected.rejected_spans, 1);
+    assert!(rejected.error_message.contains("1000 bytes"), "{}", rejected.error_message);
     let stats = jaeger.stats();
-    assert_eq!((stats.spans, stats.refused_span_too_large), (1, 1));
+    assert_eq!((stats.spans, stats.rejected_span_too_large), (1, 1));
 }
 
 #[tokio::test]
-async fn the_counts_are_served_for_prometheus() {
+async fn metrics_expose_store_stats() {
     let jaeger = Jaeger::with(Limits { max_traces: 1, ..Limits::default() }).await;
     let mut bad = span(3, 1, 0, "bad");
     bad.span_id = Vec::new();

@@ -1,4 +1,4 @@
-//! The in-memory Jaeger over real sockets: OTLP in, JSON and pages out.
+//! Tests of the in-memory Jaeger over loopback sockets.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -6,8 +6,7 @@ mod api;
 mod ingest;
 mod jaeger;
 mod limits;
-mod page;
 mod startup;
-#[allow(dead_code)]
 mod support;
 mod trace_tree;
+mod ui;

@@ -1,4 +1,4 @@
-//! Spans for tests, the benchmark and the example: the three-span trace of one request.
+//! Spans for the tests, the benchmark and the example.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -28,10 +28,10 @@ pub(crate) fn attribute(key: &str, value: Value) -> KeyValue {
 }
 
 pub(crate) fn now_ns() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_nanos() as u64)
 }
 
-/// A trace id of 16 bytes for a number above 0.
+/// Returns a distinct trace id for each number.
 pub(crate) fn trace_id(number: u64) -> Vec<u8> {
     (u128::from(number) | 0xA5 << 120).to_be_bytes().to_vec()
 }
@@ -44,7 +44,7 @@ pub(crate) fn span_id(number: u64) -> Vec<u8> {
     number.to_be_bytes().to_vec()
 }
 
-/// A span of one millisecond that starts now.
+/// Returns a span of one millisecond that starts now. The parent 0 makes it a root.
 pub(crate) fn span(trace: u64, id: u64, parent: u64, name: &str) -> Span {
     let start = now_ns();
     Span {
@@ -82,56 +82,33 @@ pub(crate) fn request(resource_spans: Vec<ResourceSpans>) -> ExportTraceServiceR
     ExportTraceServiceRequest { resource_spans }
 }
 
-/// What one `GET /call-echo` exports: service-b's server and client spans, service-a's server span.
+/// Returns the spans that one `GET /call-echo` exports: the server and client spans of service-b,
+/// and the server span of service-a.
 pub(crate) fn call_echo(trace: u64, start_ns: u64, failed: bool) -> Vec<ResourceSpans> {
     let base = trace * 4;
+    let (b_status, a_status) = if failed { (503, 500) } else { (200, 200) };
+    let server = SpanKind::Server;
     let [b_server, b_client, a_server] = [
-        (
-            base + 1,
-            0,
-            "GET /call-echo",
-            SpanKind::Server,
-            0,
-            4_200_000,
-            if failed { 503 } else { 200 },
-        ),
-        (
-            base + 2,
-            base + 1,
-            "GET",
-            SpanKind::Client,
-            400_000,
-            3_300_000,
-            if failed { 500 } else { 200 },
-        ),
-        (
-            base + 3,
-            base + 2,
-            "GET /echo",
-            SpanKind::Server,
-            1_300_000,
-            1_500_000,
-            if failed { 500 } else { 200 },
-        ),
+        (base + 1, 0, "GET /call-echo", server, 0, 4_200_000, b_status),
+        (base + 2, base + 1, "GET", SpanKind::Client, 400_000, 3_300_000, a_status),
+        (base + 3, base + 2, "GET /echo", server, 1_300_000, 1_500_000, a_status),
     ]
-    .map(|(id, parent, name, kind, after_ns, duration_ns, status)| {
+    .map(|(id, parent, name, kind, delay_ns, duration_ns, status)| {
         let mut span = span(trace, id, parent, name);
         span.kind = kind as i32;
-        span.start_time_unix_nano = start_ns + after_ns;
-        span.end_time_unix_nano = start_ns + after_ns + duration_ns;
+        span.start_time_unix_nano = start_ns + delay_ns;
+        span.end_time_unix_nano = start_ns + delay_ns + duration_ns;
         span.attributes = vec![
             text("http.request.method", "GET"),
             text("url.scheme", "http"),
             text("server.address", "127.0.0.1"),
             int("server.port", if id == base + 1 { 8081 } else { 8080 }),
             int("http.response.status_code", status),
+            match kind {
+                SpanKind::Client => text("url.full", "http://127.0.0.1:8080/echo"),
+                _ => text("http.route", name.trim_start_matches("GET ")),
+            },
         ];
-        match kind {
-            SpanKind::Client => {
-                span.attributes.push(text("url.full", "http://127.0.0.1:8080/echo"))
-            }
-            _ => span.attributes.push(text("http.route", name.trim_start_matches("GET "))),
-        }
         if failed {
             span.attributes.push(text("error.type", &status.to_string()));
             span.status = Some(Status { code: StatusCode::Error as i32, message: String::new() });

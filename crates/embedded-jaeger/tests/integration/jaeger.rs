@@ -1,4 +1,4 @@
-//! A Jaeger on free ports, and clients to it.
+//! A Jaeger on free ports with its clients.
 
 use embedded_jaeger::{JaegerConfig, JaegerHandle, Limits, Stats};
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_client::TraceServiceClient;
@@ -14,12 +14,8 @@ use tonic::transport::Channel;
 use crate::support::{of_service, request};
 
 pub(crate) struct Jaeger {
-    pub(crate) running: JaegerHandle,
+    pub(crate) handle: JaegerHandle,
     pub(crate) http: Client,
-}
-
-pub(crate) fn any_ports(limits: Limits) -> JaegerConfig {
-    JaegerConfig { limits, ..JaegerConfig::with_ephemeral_ports() }
 }
 
 impl Jaeger {
@@ -28,26 +24,31 @@ impl Jaeger {
     }
 
     pub(crate) async fn with(limits: Limits) -> Self {
-        let running = embedded_jaeger::start(any_ports(limits)).await.unwrap();
-        Self { running, http: Client::new() }
+        let config = JaegerConfig { limits, ..JaegerConfig::with_ephemeral_ports() };
+        let handle = embedded_jaeger::start(config).await.unwrap();
+        Self { handle, http: Client::new() }
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        self.running.store().stats()
+        self.handle.store().stats()
+    }
+
+    pub(crate) async fn channel(&self) -> Channel {
+        let url = format!("http://{}", self.handle.otlp_grpc_addr());
+        Channel::from_shared(url).unwrap().connect().await.unwrap()
     }
 
     pub(crate) async fn grpc(&self) -> TraceServiceClient<Channel> {
-        let addr = format!("http://{}", self.running.otlp_grpc_addr());
-        TraceServiceClient::connect(addr).await.unwrap()
+        TraceServiceClient::new(self.channel().await)
     }
 
-    /// Exports over gRPC; answers what was refused.
+    /// Exports over gRPC. Returns the partial success.
     pub(crate) async fn export(
         &self,
         spans: Vec<ResourceSpans>,
     ) -> Option<ExportTracePartialSuccess> {
-        let answer = self.grpc().await.export(request(spans)).await.unwrap();
-        answer.into_inner().partial_success
+        let response = self.grpc().await.export(request(spans)).await.unwrap();
+        response.into_inner().partial_success
     }
 
     /// Exports spans of one service.
@@ -55,9 +56,9 @@ impl Jaeger {
         self.export(vec![of_service("service", spans)]).await
     }
 
-    /// Posts a body to `/v1/traces`.
+    /// Sends a body to `POST /v1/traces`.
     pub(crate) async fn post(&self, body: Vec<u8>, headers: &[(&str, &str)]) -> Response {
-        let url = format!("http://{}/v1/traces", self.running.otlp_http_addr());
+        let url = format!("http://{}/v1/traces", self.handle.otlp_http_addr());
         let request = self.http.post(url).body(body);
         let request =
             headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
@@ -65,34 +66,30 @@ impl Jaeger {
     }
 
     pub(crate) async fn get(&self, path: &str) -> Response {
-        let url = format!("http://{}{path}", self.running.ui_addr());
+        let url = format!("http://{}{path}", self.handle.ui_addr());
         self.http.get(url).send().await.unwrap()
     }
 
-    /// The JSON of a path, whatever its status.
+    /// Returns the status and the JSON of a path.
     pub(crate) async fn json(&self, path: &str) -> (StatusCode, Json) {
-        let answer = self.get(path).await;
-        let status = answer.status();
-        assert_eq!(answer.headers()["content-type"], "application/json", "{path}");
-        (status, serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap())
+        let response = self.get(path).await;
+        let status = response.status();
+        assert_eq!(response.headers()["content-type"], "application/json", "{path}");
+        (status, serde_json::from_slice(&response.bytes().await.unwrap()).unwrap())
     }
 
-    /// The `data` of a path that answers 200.
+    /// Returns the `data` of a path whose status is 200.
     pub(crate) async fn data(&self, path: &str) -> Json {
         let (status, mut json) = self.json(path).await;
         assert_eq!(status, 200, "{path}: {json}");
         json["data"].take()
     }
 
-    /// The ids of the traces that a search finds, in its order.
-    pub(crate) async fn found(&self, query: &str) -> Vec<String> {
+    /// Returns the ids of the traces that a search finds, in the order of the response.
+    pub(crate) async fn search(&self, query: &str) -> Vec<String> {
         let traces = self.data(&format!("/api/traces?{query}")).await;
-        let ids = traces
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|trace| trace["traceID"].as_str().unwrap().to_owned());
-        ids.collect()
+        let ids = traces.as_array().unwrap().iter().map(|trace| trace["traceID"].as_str().unwrap());
+        ids.map(str::to_owned).collect()
     }
 }
 

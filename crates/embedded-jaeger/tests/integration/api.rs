@@ -1,4 +1,4 @@
-//! The query API: what a span becomes in Jaeger's JSON, and what each filter finds.
+//! The query API: Jaeger's JSON and the parameters of a search.
 
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::span::{Event, Link, SpanKind};
@@ -12,7 +12,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn all_of_a_span_arrives_in_jaegers_words() {
+async fn span_json_matches_jaeger() {
     let jaeger = Jaeger::start().await;
     let full = Span {
         trace_id: trace_id(1),
@@ -31,7 +31,7 @@ async fn all_of_a_span_arrives_in_jaegers_words() {
             ..Event::default()
         }],
         links: vec![Link { trace_id: trace_id(9), span_id: span_id(7), ..Link::default() }],
-        status: Some(Status { code: StatusCode::Error as i32, message: "no answer".to_owned() }),
+        status: Some(Status { code: StatusCode::Error as i32, message: "no response".to_owned() }),
         dropped_attributes_count: 4,
         ..Span::default()
     };
@@ -54,7 +54,7 @@ async fn all_of_a_span_arrives_in_jaegers_words() {
                 { "key": "span.kind", "type": "string", "value": "client" },
                 { "key": "w3c.tracestate", "type": "string", "value": "vendor=1" },
                 { "key": "otel.status_code", "type": "string", "value": "ERROR" },
-                { "key": "otel.status_description", "type": "string", "value": "no answer" },
+                { "key": "otel.status_description", "type": "string", "value": "no response" },
                 { "key": "error", "type": "bool", "value": true },
                 { "key": "server.port", "type": "int64", "value": 8080 },
                 { "key": "ok", "type": "bool", "value": false },
@@ -97,8 +97,8 @@ async fn services_and_operations_are_sorted() {
     assert_eq!(names, json!(["GET", "GET /call-echo"]));
     let servers = jaeger.data("/api/operations?service=service-b&spanKind=server").await;
     assert_eq!(servers, json!([{ "name": "GET /call-echo", "spanKind": "server" }]));
-    let all = jaeger.data("/api/operations?service=service-b").await;
-    assert_eq!(all.as_array().unwrap().len(), 2);
+    let operations = jaeger.data("/api/operations?service=service-b").await;
+    assert_eq!(operations.as_array().unwrap().len(), 2);
     assert_eq!(jaeger.data("/api/services/unheard%2Fof/operations").await, json!([]));
 }
 
@@ -107,8 +107,8 @@ async fn search_finds_orphan_service() {
     let jaeger = Jaeger::start().await;
     jaeger.export(call_echo(1, now_ns(), false)).await;
     jaeger.export(vec![of_service("service-a", vec![span(2, 5, 4, "orphan")])]).await;
-    assert_eq!(jaeger.found("service=service-b").await, [trace_hex(1)]);
-    let mut found = jaeger.found("service=service-a").await;
+    assert_eq!(jaeger.search("service=service-b").await, [trace_hex(1)]);
+    let mut found = jaeger.search("service=service-a").await;
     found.sort();
     assert_eq!(found, [trace_hex(1), trace_hex(2)]);
     let orphan = jaeger.data(&format!("/api/traces/{}", trace_hex(2))).await;
@@ -116,7 +116,7 @@ async fn search_finds_orphan_service() {
 }
 
 #[tokio::test]
-async fn each_filter_narrows_the_search() {
+async fn filters_narrow_search() {
     let jaeger = Jaeger::start().await;
     let now = now_ns();
     let minute = 60_000_000_000;
@@ -134,12 +134,12 @@ async fn each_filter_narrows_the_search() {
         (between(now - minute, now), &[]),
         ("service=service-a&operation=GET+%2Fecho".to_owned(), &[3, 2, 1]),
         ("service=service-a&operation=GET".to_owned(), &[]),
-        // A's one span takes 1.5 ms, B's take 4.2 and 3.3 ms.
+        // The span of service-a takes 1.5 ms, those of service-b take 4.2 ms and 3.3 ms.
         ("service=service-a&minDuration=1.4ms&maxDuration=1.6ms".to_owned(), &[3, 2, 1]),
         ("service=service-a&minDuration=2ms".to_owned(), &[]),
         ("service=service-b&maxDuration=3ms".to_owned(), &[]),
         ("service=service-b&operation=GET&minDuration=4ms".to_owned(), &[]),
-        // Tags: as JSON, one by one, of a resource, of a scope, and what OTLP keeps in fields.
+        // Tags of both syntaxes from attributes, a resource, a scope and fields of the span.
         ("service=service-a&tags=%7B%22error%22%3A%22true%22%7D".to_owned(), &[2]),
         ("service=service-a&tags=%7B%22error%22%3A%22true%22%7D&limit=1".to_owned(), &[2]),
         ("service=service-a&tag=http.response.status_code:200".to_owned(), &[3, 1]),
@@ -151,12 +151,12 @@ async fn each_filter_narrows_the_search() {
         ("service=service-a&tag=http.response.status_code:20".to_owned(), &[]),
     ] {
         let expected: Vec<String> = expected.iter().copied().map(trace_hex).collect();
-        assert_eq!(jaeger.found(&query).await, expected, "{query}");
+        assert_eq!(jaeger.search(&query).await, expected, "{query}");
     }
 }
 
 #[tokio::test]
-async fn a_search_sees_the_fields_of_events() {
+async fn search_matches_event_fields() {
     let jaeger = Jaeger::start().await;
     let mut with_event = span(1, 1, 0, "work");
     with_event.events = vec![Event {
@@ -165,8 +165,8 @@ async fn a_search_sees_the_fields_of_events() {
         ..Event::default()
     }];
     jaeger.export_spans(vec![with_event, span(2, 1, 0, "work")]).await;
-    assert_eq!(jaeger.found("service=service&tag=event:exception").await, [trace_hex(1)]);
-    assert_eq!(jaeger.found("service=service&tag=exception.type:timeout").await, [trace_hex(1)]);
+    assert_eq!(jaeger.search("service=service&tag=event:exception").await, [trace_hex(1)]);
+    assert_eq!(jaeger.search("service=service&tag=exception.type:timeout").await, [trace_hex(1)]);
 }
 
 #[tokio::test]
@@ -176,13 +176,13 @@ async fn get_traces_by_id() {
         jaeger.export(call_echo(trace, now_ns(), false)).await;
     }
     let query = format!("traceID={}&traceID={}&traceID=beef", trace_hex(3), trace_hex(1));
-    let (status, answer) = jaeger.json(&format!("/api/traces?{query}")).await;
+    let (status, response) = jaeger.json(&format!("/api/traces?{query}")).await;
     assert_eq!(status, 200);
     let ids: Vec<&Json> =
-        answer["data"].as_array().unwrap().iter().map(|trace| &trace["traceID"]).collect();
+        response["data"].as_array().unwrap().iter().map(|trace| &trace["traceID"]).collect();
     assert_eq!(ids, [&json!(trace_hex(3)), &json!(trace_hex(1))]);
     let unknown = format!("{:0>32}", "beef");
-    assert_eq!(answer["errors"], json!([{ "msg": "trace not found", "traceID": unknown }]));
+    assert_eq!(response["errors"], json!([{ "msg": "trace not found", "traceID": unknown }]));
 }
 
 #[tokio::test]
@@ -223,16 +223,16 @@ async fn errors_match_jaeger_format() {
         ("/api/quality-metrics", 501),
         ("/analytics/v1/dependencies", 501),
     ] {
-        let (status, answer) = jaeger.json(path).await;
+        let (status, response) = jaeger.json(path).await;
         assert_eq!(status.as_u16(), code, "{path}");
-        assert_eq!(answer["data"], Json::Null, "{path}");
-        assert_eq!(answer["errors"][0]["code"], code, "{path}");
-        assert!(!answer["errors"][0]["msg"].as_str().unwrap().is_empty(), "{path}");
+        assert_eq!(response["data"], Json::Null, "{path}");
+        assert_eq!(response["errors"][0]["code"], code, "{path}");
+        assert!(!response["errors"][0]["msg"].as_str().unwrap().is_empty(), "{path}");
     }
 }
 
 #[tokio::test]
-async fn json_is_indented_on_request() {
+async fn pretty_print_indents_json() {
     let jaeger = Jaeger::start().await;
     jaeger.export(call_echo(1, now_ns(), false)).await;
     let path = format!("/api/traces/{}", trace_hex(1));
