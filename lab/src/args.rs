@@ -8,7 +8,7 @@ use observability::Exit;
 
 /// Where the parts of the system listen.
 #[derive(Debug, Clone)]
-pub(crate) struct Settings {
+pub(crate) struct Args {
     pub(crate) service_a: SocketAddr,
     pub(crate) service_b: SocketAddr,
     pub(crate) jaeger: embedded_jaeger::JaegerConfig,
@@ -41,7 +41,7 @@ const OTLP_HTTP: Port = Port {
 };
 const PORTS: [Port; 5] = [SERVICE_A, SERVICE_B, JAEGER_UI, OTLP_GRPC, OTLP_HTTP];
 
-impl Settings {
+impl Args {
     /// Reads them from the words of a command line and the environment; names every bad one.
     pub(crate) fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Self, Exit> {
         let matches = command().try_get_matches_from(args).map_err(Exit::usage)?;
@@ -127,8 +127,8 @@ The services read the other settings from the environment (cargo run -p service-
 mod tests {
     use super::*;
 
-    fn read(args: &[&str]) -> Result<Settings, Exit> {
-        Settings::from_args(std::iter::once("lab").chain(args.iter().copied()).map(Into::into))
+    fn read(args: &[&str]) -> Result<Args, Exit> {
+        Args::from_args(std::iter::once("lab").chain(args.iter().copied()).map(Into::into))
     }
 
     #[test]
