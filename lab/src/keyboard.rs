@@ -108,7 +108,7 @@ mod unix {
                         return true;
                     }
                     self.restore();
-                    // SIGTSTP has a handler, so that it cannot stop the process any more.
+                    // SIGTSTP does not stop the process because it has a handler.
                     let _ = kill_process(getpid(), Signal::STOP);
                     false
                 }
@@ -156,5 +156,18 @@ impl CbreakMode {
 
     async fn changed(&mut self) -> bool {
         std::future::pending().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+
+    #[test]
+    fn key_with_modifier_is_ignored() {
+        let press = |modifiers| Event::Key(KeyEvent::new(KeyCode::Char('a'), modifiers));
+        assert_eq!(plain_key(&press(KeyModifiers::NONE)), Some('a'));
+        assert_eq!(plain_key(&press(KeyModifiers::ALT)), None);
     }
 }

@@ -97,7 +97,11 @@ impl System {
                 }
             }
             Err(error) => {
-                self.terminal.print_status(format_args!("cannot read B's /metrics: {error}"));
+                let mut cause: &dyn std::error::Error = &error;
+                while let Some(source) = cause.source() {
+                    cause = source;
+                }
+                self.terminal.print_status(format_args!("cannot read B's /metrics: {cause}"));
             }
         }
     }
