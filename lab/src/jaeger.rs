@@ -5,8 +5,8 @@ use std::ffi::OsString;
 use std::fmt;
 
 use embedded_jaeger::{JaegerConfig, JaegerHandle};
-use observability::Exit;
-use observability::serve::ShutdownSignals;
+use observability::Error;
+use observability::server::ShutdownSignals;
 
 use crate::args::Args;
 use crate::terminal::Terminal;
@@ -22,7 +22,7 @@ pub(crate) enum TraceBackend {
 
 impl TraceBackend {
     /// Starts the embedded Jaeger unless the environment names an endpoint.
-    pub(crate) async fn start(config: JaegerConfig) -> Result<Self, Exit> {
+    pub(crate) async fn start(config: JaegerConfig) -> Result<Self, Error> {
         let endpoint = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"]
             .into_iter()
             .find_map(|variable| std::env::var(variable).ok().filter(|value| !value.is_empty()));
@@ -72,25 +72,25 @@ impl fmt::Display for TraceBackend {
 }
 
 /// Runs `lab jaeger`: the embedded Jaeger without the services, until a shutdown signal.
-pub(crate) async fn run_standalone(args: impl Iterator<Item = OsString>) -> Result<(), Exit> {
-    let args = Args::from_args(std::iter::once("lab jaeger".into()).chain(args))?;
+pub(crate) async fn run_standalone(args: impl Iterator<Item = OsString>) -> Result<(), Error> {
+    let args = Args::parse(std::iter::once("lab jaeger".into()).chain(args))?;
     let mut signals = ShutdownSignals::new()?;
-    let jaeger = start_embedded(args.jaeger).await?;
+    let jaeger = start_embedded(args.jaeger()).await?;
     Terminal::new(false).print_status(format_args!(
         "Jaeger UI http://{}, OTLP/gRPC {}, OTLP/HTTP {}",
         jaeger.ui_addr(),
         jaeger.otlp_grpc_addr(),
         jaeger.otlp_http_addr()
     ));
-    signals.next().await;
+    signals.recv().await;
     jaeger.stop().await;
     Ok(())
 }
 
-async fn start_embedded(config: JaegerConfig) -> Result<JaegerHandle, Exit> {
+async fn start_embedded(config: JaegerConfig) -> Result<JaegerHandle, Error> {
     embedded_jaeger::start(config)
         .await
-        .map_err(|error| Exit::failure(format!("lab: Jaeger did not start: {error}")))
+        .map_err(|error| Error::other(format!("lab: Jaeger did not start: {error}")))
 }
 
 /// Removes scheme and user info from a URL that has user info.

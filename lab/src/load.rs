@@ -13,8 +13,8 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use observability::Exit;
-use observability::serve::ShutdownSignals;
+use observability::Error;
+use observability::server::ShutdownSignals;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval_at};
 
@@ -35,7 +35,7 @@ mod settings;
 mod tally;
 
 /// The whole of `lab load`.
-pub(crate) async fn run(args: impl Iterator<Item = OsString>) -> Result<(), Exit> {
+pub(crate) async fn run(args: impl Iterator<Item = OsString>) -> Result<(), Error> {
     let settings = Settings::from_args(std::iter::once("lab load".into()).chain(args))?;
     let mut signals = ShutdownSignals::new()?;
     let mut load = Load::new(settings)?;
@@ -66,7 +66,7 @@ struct Load {
 }
 
 impl Load {
-    fn new(settings: Settings) -> Result<Self, Exit> {
+    fn new(settings: Settings) -> Result<Self, Error> {
         let progress = Progress::new(settings.duration);
         let warn = |progress: Progress| {
             move |problem: &str| progress.say(format_args!("faults: {problem}"))
@@ -88,7 +88,7 @@ impl Load {
     }
 
     /// Sends what is due until the time is over or a signal comes.
-    async fn send(&mut self, signals: &mut ShutdownSignals) -> Result<End, Exit> {
+    async fn send(&mut self, signals: &mut ShutdownSignals) -> Result<End, Error> {
         let Settings { rate, duration, .. } = self.settings;
         self.greet();
         let start = Instant::now();
@@ -104,7 +104,7 @@ impl Load {
                 },
                 Some(done) = self.in_flight.join_next() => self.count(done),
                 _ = show.tick() => self.show(start),
-                signal = signals.next() => break format!("stopped by {signal}"),
+                signal = signals.recv() => break format!("stopped by {signal}"),
             }
         };
         let elapsed = start.elapsed();
@@ -161,12 +161,12 @@ impl Load {
                     Some(done) => self.count(done),
                     None => return,
                 },
-                _ = signals.next() => self.in_flight.abort_all(),
+                _ = signals.recv() => self.in_flight.abort_all(),
             }
         }
     }
 
-    async fn report(self, end: &End) -> Result<(), Exit> {
+    async fn report(self, end: &End) -> Result<(), Error> {
         let faults = match self.faults {
             Some(faults) => Some(faults.stopped().await),
             None => None,
@@ -186,7 +186,7 @@ impl Load {
         let _ = stdout.write_all(report.to_string().as_bytes()).and_then(|()| stdout.flush());
         if self.tally.b_never_answered() {
             let target = shown(&self.settings.target);
-            return Err(Exit::failure(format!(
+            return Err(Error::other(format!(
                 "lab load: service B never answered at {target}; is it running? `cargo run` starts it"
             )));
         }

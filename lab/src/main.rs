@@ -14,7 +14,7 @@
 
 use std::process::ExitCode;
 
-use observability::Exit;
+use observability::Error;
 
 mod args;
 mod jaeger;
@@ -41,6 +41,6 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run_lab() -> Result<(), Exit> {
-    supervisor::run(args::Args::from_args(std::env::args_os())?).await
+async fn run_lab() -> Result<(), Error> {
+    supervisor::run(args::Args::parse(std::env::args_os())?).await
 }

@@ -9,7 +9,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::process::{ExitStatus, Stdio};
 
-use observability::Exit;
+use observability::Error;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::{mpsc, oneshot};
@@ -30,7 +30,7 @@ const MAX_LINE_BYTES: u64 = 1024 * 1024;
 pub(crate) async fn run_service(
     name: String,
     args: impl Iterator<Item = OsString>,
-) -> Result<(), Exit> {
+) -> Result<(), Error> {
     let stop_on_eof = std::env::var_os(STOP_ON_STDIN_EOF).is_some();
     let shutdown = async move {
         if stop_on_eof {
@@ -41,9 +41,9 @@ pub(crate) async fn run_service(
     };
     let args = std::iter::once(OsString::from(&name)).chain(args);
     if name == SERVICE_A {
-        service_a::run(service_a::Settings::from_args(args)?, shutdown).await
+        service_a::run(service_a::SERVICE.parse(args)?, shutdown).await
     } else {
-        service_b::run(service_b::Settings::from_args(args)?, shutdown).await
+        service_b::run(service_b::SERVICE.parse(args)?, shutdown).await
     }
 }
 
@@ -91,8 +91,8 @@ pub(crate) struct ServiceProcess {
 }
 
 impl ServiceProcess {
-    pub(crate) fn spawn(spec: &ServiceSpec) -> Result<Self, Exit> {
-        let failure = |error| Exit::failure(format!("lab: cannot start {}: {error}", spec.name));
+    pub(crate) fn spawn(spec: &ServiceSpec) -> Result<Self, Error> {
+        let failure = |error| Error::other(format!("lab: cannot start {}: {error}", spec.name));
         let mut command = Command::new(std::env::current_exe().map_err(failure)?);
         command
             .arg(spec.name)

@@ -6,11 +6,11 @@ use std::net::SocketAddr;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use observability::Exit;
-use observability::serve::ShutdownSignals;
+use observability::Error;
+use observability::server::ShutdownSignals;
 use tokio::time::timeout;
 
-use crate::args::Args;
+use crate::args::{Args, service_shutdown_timeout};
 use crate::jaeger::TraceBackend;
 use crate::keyboard::KeyReader;
 use crate::notable_traces::NotableTraces;
@@ -24,13 +24,13 @@ const STARTUP_TIMEOUT: Duration = Duration::from_secs(30);
 const KILL_DELAY: Duration = Duration::from_secs(1);
 
 /// Runs the system until a shutdown signal or the key `q`.
-pub(crate) async fn run(args: Args) -> Result<(), Exit> {
+pub(crate) async fn run(args: Args) -> Result<(), Error> {
     let mut signals = ShutdownSignals::new()?;
     let mut keys = KeyReader::new();
     let terminal = Terminal::new(keys.is_available());
     let mut system = tokio::select! {
         system = System::start(args, terminal) => system?,
-        _ = signals.next() => return Ok(()),
+        _ = signals.recv() => return Ok(()),
         never = keys.ignore_all() => match never {},
     };
     system.print_banner();
@@ -45,12 +45,12 @@ pub(crate) async fn run(args: Args) -> Result<(), Exit> {
                 'q' => break,
                 _ => {}
             },
-            _ = signals.next() => break,
+            _ = signals.recv() => break,
         }
     }
     tokio::select! {
         () = system.stop() => Ok(()),
-        _ = signals.next() => Err(Exit::failure("lab: aborted by a second signal")),
+        _ = signals.recv() => Err(Error::other("lab: aborted by a second signal")),
         never = keys.ignore_all() => match never {},
     }
 }
@@ -60,23 +60,27 @@ struct System {
     a: SupervisedService,
     b: SupervisedService,
     traces: TraceBackend,
+    shutdown_timeout: Duration,
 }
 
 impl System {
-    async fn start(args: Args, terminal: Terminal) -> Result<Self, Exit> {
-        let traces = TraceBackend::start(args.jaeger).await?;
+    async fn start(args: Args, terminal: Terminal) -> Result<Self, Error> {
+        let shutdown_timeout = service_shutdown_timeout()?;
+        let traces = TraceBackend::start(args.jaeger()).await?;
         let env = common_env(&traces);
 
         let mut a_env = env.clone();
         a_env.push(("FAULTS_ENABLED", "true".into()));
-        let a = ServiceSpec { name: SERVICE_A, label: 'A', address: args.service_a, env: a_env };
+        let a =
+            ServiceSpec { name: SERVICE_A, label: 'A', address: args.service_a_addr, env: a_env };
         let a = SupervisedService::start(a, terminal).await?;
 
         let mut b_env = env;
         b_env.push(("SERVICE_A_URL", format!("http://{}", a.spec.address).into()));
-        let b = ServiceSpec { name: SERVICE_B, label: 'B', address: args.service_b, env: b_env };
+        let b =
+            ServiceSpec { name: SERVICE_B, label: 'B', address: args.service_b_addr, env: b_env };
         let b = SupervisedService::start(b, terminal).await?;
-        Ok(Self { terminal, a, b, traces })
+        Ok(Self { terminal, a, b, traces, shutdown_timeout })
     }
 
     fn print_banner(&self) {
@@ -109,8 +113,9 @@ impl System {
     /// Stops B first, so that none of its calls finds A stopped, and Jaeger last, so that it receives
     /// the last spans.
     async fn stop(mut self) {
-        self.b.stop().await;
-        self.a.stop().await;
+        let kill_after = self.shutdown_timeout + KILL_DELAY;
+        self.b.stop(kill_after).await;
+        self.a.stop(kill_after).await;
         self.traces.stop().await;
     }
 }
@@ -140,7 +145,7 @@ struct SupervisedService {
 
 impl SupervisedService {
     /// Starts the service and waits until it listens.
-    async fn start(mut spec: ServiceSpec, terminal: Terminal) -> Result<Self, Exit> {
+    async fn start(mut spec: ServiceSpec, terminal: Terminal) -> Result<Self, Error> {
         let mut process = ServiceProcess::spawn(&spec)?;
         let listening = async {
             let mut errors = Vec::new();
@@ -162,11 +167,11 @@ impl SupervisedService {
         spec.address = match timeout(STARTUP_TIMEOUT, listening).await {
             Ok(Ok(address)) => address,
             Ok(Err(errors)) => {
-                return Err(Exit::failure(format!("lab: {name} did not start: {errors}")));
+                return Err(Error::other(format!("lab: {name} did not start: {errors}")));
             }
             Err(_) => {
                 let text = format!("lab: {name} did not listen within {STARTUP_TIMEOUT:?}");
-                return Err(Exit::failure(text));
+                return Err(Error::other(text));
             }
         };
         Ok(Self { terminal, spec, process: Some(process), is_stopping: false })
@@ -207,7 +212,7 @@ impl SupervisedService {
     }
 
     /// Stops a running service, kills a stopping one, and starts a stopped one.
-    fn toggle(&mut self) -> Result<(), Exit> {
+    fn toggle(&mut self) -> Result<(), Error> {
         let label = self.spec.label;
         match &mut self.process {
             Some(process) if self.is_stopping => process.kill(),
@@ -225,11 +230,11 @@ impl SupervisedService {
         Ok(())
     }
 
-    /// Stops the service, or kills it if it exceeds its timeout.
-    async fn stop(&mut self) {
+    /// Stops the service, or kills it after `kill_after`.
+    async fn stop(&mut self, kill_after: Duration) {
         let Some(process) = &mut self.process else { return };
         process.close_stdin();
-        if timeout(shutdown_timeout() + KILL_DELAY, self.print_until_exit()).await.is_err() {
+        if timeout(kill_after, self.print_until_exit()).await.is_err() {
             if let Some(process) = &mut self.process {
                 process.kill();
             }
@@ -243,14 +248,6 @@ impl SupervisedService {
             self.terminal.print_log(self.spec.label, &line, None);
         }
     }
-}
-
-/// Shutdown timeout of the services.
-fn shutdown_timeout() -> Duration {
-    let setting = observability::config::SHUTDOWN_TIMEOUT_MS;
-    let ms = std::env::var(setting.variable).ok().filter(|ms| !ms.is_empty());
-    let ms = ms.as_deref().or(setting.default).and_then(|ms| ms.parse().ok());
-    Duration::from_millis(ms.unwrap_or(10_000))
 }
 
 fn describe(status: io::Result<ExitStatus>) -> String {

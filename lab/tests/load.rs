@@ -124,7 +124,7 @@ async fn without_a_service_it_says_so() {
 #[tokio::test]
 async fn bad_settings_are_named_at_once() {
     let mut load = Load::start("ftp://b", &["--rate", "0"]);
-    load.said("lab load: 2 bad settings").await;
+    load.said("lab load: 2 invalid settings").await;
     load.said("LOAD_TARGET (--target)").await;
     load.said("LOAD_RATE (--rate)").await;
     let (status, report) = load.end().await;

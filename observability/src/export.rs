@@ -24,6 +24,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::metrics::Metrics;
+use crate::otel::BatchConfig;
 
 mod encode;
 mod grpc;
@@ -39,31 +40,6 @@ pub(crate) const FAILURES: [&str; 4] = ["timeout", "failed", "rejected", "shutdo
 /// The min_len time from one complaint about the backend to the next: one that comes and goes fills
 /// no log.
 const WARN_INTERVAL: Duration = Duration::from_secs(60);
-
-/// Size and pace of the batches: the `OTEL_BSP_*` settings and their defaults, OpenTelemetry
-/// specification "SDK environment variables", section "Batch Span Processor".
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BatchConfig {
-    /// Spans that may wait; `OTEL_BSP_MAX_QUEUE_SIZE`.
-    pub max_queue_size: usize,
-    /// Spans sent at once; `OTEL_BSP_MAX_EXPORT_BATCH_SIZE`.
-    pub max_export_batch_size: usize,
-    /// The longest a span waits for its batch to fill; `OTEL_BSP_SCHEDULE_DELAY`, milliseconds.
-    pub schedule_delay: Duration,
-    /// The longest one export may take; `OTEL_BSP_EXPORT_TIMEOUT`, milliseconds.
-    pub export_timeout: Duration,
-}
-
-impl Default for BatchConfig {
-    fn default() -> Self {
-        Self {
-            max_queue_size: 2048,
-            max_export_batch_size: 512,
-            schedule_delay: Duration::from_secs(5),
-            export_timeout: Duration::from_secs(30),
-        }
-    }
-}
 
 /// The spans of the last export that arrived and were not taken, and why: OTLP's partial success,
 /// which no exporter of the SDK's can return. A clone is the same place.

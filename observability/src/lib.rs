@@ -2,21 +2,21 @@
 //!
 //! ```no_run
 //! use axum::{Router, extract::State, routing::get};
-//! use observability::{RequestBuilderExt, Config, Exit, ServiceInfo};
+//! use observability::{Config, Error, RequestBuilderExt};
 //! use std::{process::ExitCode, time::Duration};
 //!
 //! fn main() -> ExitCode {
 //!     observability::run(greeter())
 //! }
 //!
-//! async fn greeter() -> Result<(), Exit> {
+//! async fn greeter() -> Result<(), Error> {
 //!     let service = observability::service!("greeter", log_label: "G", listen_addr: "127.0.0.1:8082");
-//!     let config = Config::from_process(service)?; // flags, variables, --help
-//!     let telemetry = observability::init(&config)?; // 1: logs, traces, metrics
+//!     let config: Config = service.parse(std::env::args_os())?; // flags, variables, --help
+//!     let telemetry = observability::init(service, &config)?; // 1: logs, traces, metrics
 //!     let client = telemetry.client().timeout(Duration::from_secs(1)).build()?;
 //!     let greet = async |State(client): State<observability::Client>| {
 //!         let name = client.get("http://127.0.0.1:8083/name").fetch_json::<String>().await;
-//!         name.map_or_else(|error| format!("hello whoever: {}", error.kind()), |name| format!("hello {name}"))
+//!         name.map_or_else(|error| format!("hello (name: {})", error.kind()), |name| format!("hello {name}"))
 //!     };
 //!     telemetry.serve(Router::new().route("/greet", get(greet)).with_state(client)).await // 2: serve it
 //! }
@@ -31,7 +31,7 @@
 //!
 //! | question | where |
 //! |---|---|
-//! | which settings are there, and what do they mean? | [`config`], [`otel`] for the `OTEL_*` variables |
+//! | which settings are there, and what do they mean? | [`config`] |
 //! | what is started, what is flushed, in which order? | [`Telemetry`], [`init`] |
 //! | what happens around a request? | [`server`] |
 //! | what happens around a call? | [`client`] |
@@ -47,25 +47,28 @@
 
 mod admin;
 mod body;
+mod cli;
 pub mod client;
 pub mod config;
+mod error;
 pub mod error_kind;
-mod exit;
 pub mod export;
+mod health_check;
 pub mod log;
 mod method;
 pub mod metrics;
-pub mod otel;
+mod otel;
 mod patience;
 pub mod serve;
 pub mod server;
 mod telemetry;
 pub mod trace_context;
 
+pub use cli::parse;
 pub use client::{CallError, RequestBuilderExt};
-pub use config::{Config, ServiceInfo, Setting};
+pub use config::{Config, LogFormat, ServiceInfo};
+pub use error::{Error, exit_code};
 pub use error_kind::ErrorKind;
-pub use exit::{Exit, exit_code};
 /// A client whose calls are exemplar_context and measured; see [`Telemetry::client`].
 pub use reqwest_middleware::ClientWithMiddleware as Client;
 pub use server::{Failure, current_trace_id};
@@ -75,10 +78,10 @@ pub use telemetry::{Telemetry, init};
 ///
 /// Unlike `#[tokio::main]` it does not wait for blocking work at the end, as for a name that is still
 /// being resolved: the time a service takes to stop is bounded.
-pub fn run(main: impl Future<Output = Result<(), Exit>>) -> std::process::ExitCode {
+pub fn run(main: impl Future<Output = Result<(), Error>>) -> std::process::ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return exit_code(Err(Exit::failure(format!("cannot start: {error}")))),
+        Err(error) => return exit_code(Err(Error::other(error))),
     };
     let result = runtime.block_on(main);
     runtime.shutdown_background();
@@ -90,16 +93,14 @@ pub fn run(main: impl Future<Output = Result<(), Exit>>) -> std::process::ExitCo
 #[macro_export]
 macro_rules! service {
     ($name:expr, log_label: $log_label:expr, listen_addr: $listen_addr:expr) => {
-        $crate::ServiceInfo {
-            name: $name,
-            log_label: $log_label,
-            description: env!("CARGO_PKG_DESCRIPTION"),
-            version: env!("CARGO_PKG_VERSION"),
-            revision: match option_env!("REVISION") {
-                Some(revision) => revision,
-                None => "unknown",
-            },
-            listen_addr: $listen_addr,
-        }
+        $crate::ServiceInfo::new($name, $log_label, $listen_addr)
+            .description(env!("CARGO_PKG_DESCRIPTION"))
+            .build(
+                env!("CARGO_PKG_VERSION"),
+                match option_env!("REVISION") {
+                    Some(revision) => revision,
+                    None => "unknown",
+                },
+            )
     };
 }

@@ -20,28 +20,9 @@ use tracing_subscriber::registry::LookupSpan;
 
 mod sink;
 
+use crate::config::LogFormat;
+
 pub(crate) use sink::{DroppedLines, NonBlockingWriter};
-
-/// How a line is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum LogFormat {
-    /// `key=value` pairs, field_quoted where needed.
-    #[default]
-    Logfmt,
-    /// One JSON object a line.
-    Json,
-}
-
-impl std::str::FromStr for LogFormat {
-    type Err = &'static str;
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "logfmt" => Ok(Self::Logfmt),
-            "json" => Ok(Self::Json),
-            _ => Err("expected logfmt or json"),
-        }
-    }
-}
 
 /// The target of the lines that requests write, for `RUST_LOG`: `RUST_LOG=info,access=warn`.
 pub const ACCESS_TARGET: &str = "access";

@@ -1,11 +1,12 @@
-//! The `OTEL_*` variables: what they mean here.
+//! The `OTEL_*` environment variables.
 //!
 //! Source: OpenTelemetry specification, "Environment Variable Specification" and "OpenTelemetry
-//! Protocol Exporter". As it asks, an unknown or malformed value is warned of and the default holds;
-//! only an endpoint that is no URL and a certificate file that holds none are refused, since nothing
-//! could ever be sent there.
-//! What `OTEL_EXPORTER_OTLP_HEADERS` says is read by the exporters themselves.
+//! Protocol Exporter". As specified, an unknown or malformed value causes a warning and the default
+//! applies. Two values are errors because no span could ever be exported: an endpoint that is not a URL,
+//! and a certificate file without usable certificates. The exporters read
+//! `OTEL_EXPORTER_OTLP_HEADERS` themselves.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -14,43 +15,42 @@ use opentelemetry::KeyValue;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::Sampler;
 
-use crate::config::{Reader, ServiceInfo};
-use crate::export::BatchConfig;
+use crate::config::ServiceInfo;
 
-/// What the `OTEL_*` variables say.
+/// Configuration of traces, from the `OTEL_*` variables.
 #[derive(Debug, Clone)]
-pub struct OtelConfig {
-    /// `OTEL_SDK_DISABLED`: no spans are made; ids are still logged and passed on.
-    pub disabled: bool,
-    /// Where spans go; `None` where no endpoint is set or `OTEL_TRACES_EXPORTER` is `none`.
-    pub otlp: Option<OtlpConfig>,
+pub(crate) struct OtelConfig {
+    /// `OTEL_SDK_DISABLED`: no spans are created; ids are still logged and propagated.
+    pub(crate) disabled: bool,
+    /// Destination of spans; `None` without an endpoint or if `OTEL_TRACES_EXPORTER` is `none`.
+    pub(crate) otlp: Option<OtlpConfig>,
     /// `OTEL_TRACES_SAMPLER` and `OTEL_TRACES_SAMPLER_ARG`.
-    pub sampler: Sampler,
+    pub(crate) sampler: Sampler,
     /// `OTEL_BSP_*`.
-    pub batch: BatchConfig,
+    pub(crate) batch: BatchConfig,
     /// `OTEL_SERVICE_NAME`.
-    pub service_name: Option<String>,
-    /// What was warned of while reading; logged once there is a log.
-    pub warnings: Vec<String>,
+    pub(crate) service_name: Option<String>,
+    /// Warnings to log once the log exists.
+    pub(crate) warnings: Vec<String>,
 }
 
-/// Where and how spans are sent.
+/// Destination and transport of spans.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OtlpConfig {
-    /// Full URL for this signal.
-    pub endpoint: String,
+pub(crate) struct OtlpConfig {
+    /// URL of the traces endpoint.
+    pub(crate) endpoint: String,
     /// `OTEL_EXPORTER_OTLP_PROTOCOL`.
-    pub protocol: Protocol,
-    /// `OTEL_EXPORTER_OTLP_COMPRESSION`: whether exports are compressed.
-    pub gzip: bool,
-    /// What `OTEL_EXPORTER_OTLP_CERTIFICATE` names: the certificates, in PEM, that are trusted in
-    /// place of the system's. Only where TLS is spoken.
-    pub certificates: Option<Vec<u8>>,
+    pub(crate) protocol: Protocol,
+    /// `OTEL_EXPORTER_OTLP_COMPRESSION` is `gzip`.
+    pub(crate) gzip: bool,
+    /// Trusted certificates in PEM from the file named by `OTEL_EXPORTER_OTLP_CERTIFICATE`, in place
+    /// of the system's. Read for `https` endpoints only.
+    pub(crate) certificates: Option<Vec<u8>>,
 }
 
-/// An encoding and transport of OTLP.
+/// Encoding and transport of OTLP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protocol {
+pub(crate) enum Protocol {
     /// `grpc`
     Grpc,
     /// `http/protobuf`
@@ -68,34 +68,68 @@ impl FromStr for Protocol {
     }
 }
 
+/// Size and schedule of export batches: the `OTEL_BSP_*` variables and their defaults, OpenTelemetry
+/// specification "Environment Variable Specification", section "Batch Span Processor".
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct BatchConfig {
+    /// Maximum number of queued spans; `OTEL_BSP_MAX_QUEUE_SIZE`.
+    pub(crate) max_queue_size: usize,
+    /// Maximum number of spans in one export; `OTEL_BSP_MAX_EXPORT_BATCH_SIZE`.
+    pub(crate) max_export_batch_size: usize,
+    /// Maximum time that a span waits for its batch to fill; `OTEL_BSP_SCHEDULE_DELAY`, milliseconds.
+    pub(crate) schedule_delay: Duration,
+    /// Maximum duration of one export; the smaller of `OTEL_BSP_EXPORT_TIMEOUT` and
+    /// `OTEL_EXPORTER_OTLP_TIMEOUT`, milliseconds.
+    pub(crate) export_timeout: Duration,
+}
+
+impl Default for BatchConfig {
+    fn default() -> Self {
+        Self {
+            max_queue_size: 2048,
+            max_export_batch_size: 512,
+            schedule_delay: Duration::from_secs(5),
+            export_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
 impl OtelConfig {
-    pub(crate) fn read(reader: &mut Reader) -> Self {
-        let mut warnings = Vec::new();
-        let disabled = match reader.text("OTEL_SDK_DISABLED") {
+    /// Reads the variables through `lookup`.
+    ///
+    /// # Errors
+    /// One message for each variable whose value cannot be used.
+    pub(crate) fn read(lookup: &dyn Fn(&str) -> Option<OsString>) -> Result<Self, Vec<String>> {
+        let mut env = EnvReader { lookup, errors: Vec::new(), warnings: Vec::new() };
+        let disabled = match env.text("OTEL_SDK_DISABLED") {
             Some(text) if text.eq_ignore_ascii_case("true") => true,
             Some(text) if !text.eq_ignore_ascii_case("false") => {
-                warnings.push("OTEL_SDK_DISABLED: expected true or false, false holds".to_owned());
+                env.warn("OTEL_SDK_DISABLED", "expected true or false; using false");
                 false
             }
             _ => false,
         };
-        let sampler = read_sampler(reader, &mut warnings);
-        let batch = read_batch(reader, &mut warnings);
-        let otlp = read_otlp(reader, &mut warnings);
-        let service_name = reader.text("OTEL_SERVICE_NAME");
-        Self { disabled, otlp, sampler, batch, service_name, warnings }
+        let sampler = read_sampler(&mut env);
+        let batch = read_batch(&mut env);
+        let otlp = read_otlp(&mut env);
+        let service_name = env.text("OTEL_SERVICE_NAME");
+        if env.errors.is_empty() {
+            Ok(Self { disabled, otlp, sampler, batch, service_name, warnings: env.warnings })
+        } else {
+            Err(env.errors)
+        }
     }
 
-    /// What the spans say about the process: name, version, and what `OTEL_RESOURCE_ATTRIBUTES` and
-    /// the SDK add.
+    /// Returns the resource of all spans: name and version of the service, `OTEL_RESOURCE_ATTRIBUTES`,
+    /// and the attributes that the SDK detects.
     pub(crate) fn resource(&self, service: &ServiceInfo) -> Resource {
         let detected = Resource::builder().build();
-        let named = detected
+        let is_named = detected
             .get(&"service.name".into())
             .is_some_and(|name| !name.as_str().starts_with("unknown_service"));
         let name = match &self.service_name {
             Some(name) => Some(name.clone()),
-            None if named => None,
+            None if is_named => None,
             None => Some(service.name.to_owned()),
         };
         let mut builder = Resource::builder()
@@ -108,56 +142,96 @@ impl OtelConfig {
     }
 }
 
-fn read_otlp(reader: &mut Reader, warnings: &mut Vec<String>) -> Option<OtlpConfig> {
+/// Reads variables and collects messages about their values.
+struct EnvReader<'a> {
+    lookup: &'a dyn Fn(&str) -> Option<OsString>,
+    errors: Vec<String>,
+    warnings: Vec<String>,
+}
+
+impl EnvReader<'_> {
+    /// Returns the value of a variable. An empty value counts as unset.
+    fn text(&mut self, variable: &str) -> Option<String> {
+        match (self.lookup)(variable)?.into_string() {
+            Ok(text) => Some(text).filter(|text| !text.is_empty()),
+            Err(_) => {
+                self.error(variable, "not valid UTF-8");
+                None
+            }
+        }
+    }
+
+    /// Parses the value of a variable. A malformed value causes a warning.
+    fn parse<T: FromStr<Err: fmt::Display>>(&mut self, variable: &str) -> Option<T> {
+        match self.text(variable)?.parse() {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.warn(variable, &format!("{error}; using the default"));
+                None
+            }
+        }
+    }
+
+    fn warn(&mut self, variable: &str, message: &str) {
+        self.warnings.push(format!("{variable}: {message}"));
+    }
+
+    fn error(&mut self, variable: &str, message: &str) {
+        self.errors.push(format!("{variable}: {message}"));
+    }
+}
+
+fn read_otlp(env: &mut EnvReader<'_>) -> Option<OtlpConfig> {
     const EXPORTER: &str = "OTEL_TRACES_EXPORTER";
-    match reader.text(EXPORTER).as_deref() {
+    const TRACES_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
+    const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+    match env.text(EXPORTER).as_deref() {
         None | Some("otlp") => {}
         Some("none") => return None,
-        Some(_) => warnings.push(format!("{EXPORTER}: expected otlp or none, otlp holds")),
+        Some(_) => env.warn(EXPORTER, "expected otlp or none; using otlp"),
     }
     let protocol = ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"]
         .into_iter()
-        .find_map(|variable| read_or_warn(reader, warnings, variable));
-    let gzip = read_compression(reader, warnings);
-    let of_signal = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
-    let of_all = "OTEL_EXPORTER_OTLP_ENDPOINT";
-    let (variable, endpoint) = match reader.text(of_signal) {
-        Some(endpoint) => (of_signal, endpoint),
-        None => (of_all, reader.text(of_all)?),
+        .find_map(|variable| env.parse(variable));
+    let gzip = read_compression(env);
+    let (variable, endpoint) = match env.text(TRACES_ENDPOINT) {
+        Some(endpoint) => (TRACES_ENDPOINT, endpoint),
+        None => (ENDPOINT, env.text(ENDPOINT)?),
     };
     let mut url = match reqwest::Url::parse(&endpoint) {
         Ok(url) if url.has_host() && matches!(url.scheme(), "http" | "https") => url,
         _ => {
-            reader.variable_problem(variable, "expected a URL such as http://127.0.0.1:4317");
+            env.error(variable, "expected a URL such as http://127.0.0.1:4317");
             return None;
         }
     };
     if url.scheme() == "https" && cfg!(not(feature = "tls")) {
-        reader.variable_problem(variable, "https needs a build with the feature `tls`");
+        env.error(variable, "https needs a build with the feature `tls`");
         return None;
     }
     #[cfg(not(feature = "tls"))]
     let certificates = None;
     #[cfg(feature = "tls")]
-    let certificates = if url.scheme() == "https" { read_certificates(reader) } else { None };
+    let certificates = if url.scheme() == "https" { read_certificates(env) } else { None };
     let endpoint = if url.username().is_empty() && url.password().is_none() {
         endpoint
     } else {
-        // Nothing below would use them, and much below would log them.
-        warnings.push(format!(
-            "{variable}: user and password are left out, credentials go in OTEL_EXPORTER_OTLP_HEADERS"
-        ));
+        // The transports ignore credentials in the URL and would log them.
+        env.warn(
+            variable,
+            "ignoring user and password; use OTEL_EXPORTER_OTLP_HEADERS for credentials",
+        );
         let _ = url.set_username("");
         let _ = url.set_password(None);
         url.to_string()
     };
-    // The specification's default is http/protobuf; 4317 is registered for OTLP over gRPC.
+    // The specification's default is http/protobuf. Port 4317 is registered for OTLP over gRPC.
     let protocol = protocol.unwrap_or(match url.port() {
         Some(4317) => Protocol::Grpc,
         _ => Protocol::HttpProtobuf,
     });
     let endpoint = match protocol {
-        Protocol::HttpProtobuf if variable == of_all => {
+        Protocol::HttpProtobuf if variable == ENDPOINT => {
             format!("{}/v1/traces", endpoint.trim_end_matches('/'))
         }
         _ => endpoint,
@@ -165,43 +239,41 @@ fn read_otlp(reader: &mut Reader, warnings: &mut Vec<String>) -> Option<OtlpConf
     Some(OtlpConfig { endpoint, protocol, gzip, certificates })
 }
 
-/// By the rule of `opentelemetry-otlp`, which reads them again for http/protobuf: of the two the first
-/// that is known, in whatever case.
-fn read_compression(reader: &mut Reader, warnings: &mut Vec<String>) -> bool {
+/// Reads the compression as `opentelemetry-otlp` does, which reads it again for http/protobuf: the
+/// first known value applies, in any case.
+fn read_compression(env: &mut EnvReader<'_>) -> bool {
     let mut gzip = None;
     for variable in ["OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION"] {
-        match reader.text(variable).map(|text| text.to_ascii_lowercase()).as_deref() {
+        match env.text(variable).map(|text| text.to_ascii_lowercase()).as_deref() {
             None => {}
             Some("gzip") => gzip = gzip.or(Some(true)),
             Some("none") => gzip = gzip.or(Some(false)),
-            Some(_) => {
-                warnings.push(format!("{variable}: expected gzip or none; it counts for nothing"));
-            }
+            Some(_) => env.warn(variable, "expected gzip or none; ignoring it"),
         }
     }
     gzip.unwrap_or(false)
 }
 
 #[cfg(feature = "tls")]
-fn read_certificates(reader: &mut Reader) -> Option<Vec<u8>> {
+fn read_certificates(env: &mut EnvReader<'_>) -> Option<Vec<u8>> {
     let variables = ["OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "OTEL_EXPORTER_OTLP_CERTIFICATE"];
     let (variable, path) =
-        variables.into_iter().find_map(|variable| Some((variable, reader.text(variable)?)))?;
-    let problem = match std::fs::read(path) {
-        Ok(pem) => match trusted(&pem) {
+        variables.into_iter().find_map(|variable| Some((variable, env.text(variable)?)))?;
+    let message = match std::fs::read(path) {
+        Ok(pem) => match count_certificates(&pem) {
             Ok(1..) => return Some(pem),
             Ok(_) => "expected a file with certificates in PEM".to_owned(),
             Err(error) => format!("expected certificates that can be trusted: {error}"),
         },
         Err(error) => format!("cannot be read: {error}"),
     };
-    reader.variable_problem(variable, &problem);
+    env.error(variable, &message);
     None
 }
 
-/// How many certificates there are; an error where one of them can't be used.
+/// Returns the number of certificates in a file, or an error if one of them is not usable.
 #[cfg(feature = "tls")]
-fn trusted(pem: &[u8]) -> Result<usize, Box<dyn std::error::Error>> {
+fn count_certificates(pem: &[u8]) -> Result<usize, Box<dyn std::error::Error>> {
     use rustls::pki_types::CertificateDer;
     use rustls::pki_types::pem::PemObject;
 
@@ -212,48 +284,41 @@ fn trusted(pem: &[u8]) -> Result<usize, Box<dyn std::error::Error>> {
     Ok(roots.len())
 }
 
-fn read_sampler(reader: &mut Reader, warnings: &mut Vec<String>) -> Sampler {
+fn read_sampler(env: &mut EnvReader<'_>) -> Sampler {
     const SAMPLER: &str = "OTEL_TRACES_SAMPLER";
     const ARG: &str = "OTEL_TRACES_SAMPLER_ARG";
-    let mut ratio = |reader: &mut Reader| match reader.text(ARG).map(|text| text.parse()) {
+    let ratio = |env: &mut EnvReader<'_>| match env.text(ARG).map(|text| text.parse()) {
         Some(Ok(ratio)) if (0.0..=1.0).contains(&ratio) => Sampler::TraceIdRatioBased(ratio),
         None => Sampler::TraceIdRatioBased(1.0),
         _ => {
-            warnings.push(format!("{ARG}: expected a number from 0 to 1, 1 holds"));
+            env.warn(ARG, "expected a number from 0 to 1; using 1");
             Sampler::TraceIdRatioBased(1.0)
         }
     };
     let parent_based = |root| Sampler::ParentBased(Box::new(root));
-    match reader.text(SAMPLER).as_deref() {
+    match env.text(SAMPLER).as_deref() {
         None | Some("parentbased_always_on") => parent_based(Sampler::AlwaysOn),
         Some("always_on") => Sampler::AlwaysOn,
         Some("always_off") => Sampler::AlwaysOff,
-        Some("traceidratio") => ratio(reader),
+        Some("traceidratio") => ratio(env),
         Some("parentbased_always_off") => parent_based(Sampler::AlwaysOff),
-        Some("parentbased_traceidratio") => parent_based(ratio(reader)),
+        Some("parentbased_traceidratio") => parent_based(ratio(env)),
         Some(_) => {
-            warnings.push(format!("{SAMPLER}: not a known sampler, parentbased_always_on holds"));
+            env.warn(SAMPLER, "unknown sampler; using parentbased_always_on");
             parent_based(Sampler::AlwaysOn)
         }
     }
 }
 
-fn read_batch(reader: &mut Reader, warnings: &mut Vec<String>) -> BatchConfig {
+fn read_batch(env: &mut EnvReader<'_>) -> BatchConfig {
     let default = BatchConfig::default();
-    let mut number = |variable: &str, default: u64| {
-        read_or_warn(reader, warnings, variable).filter(|&n: &u64| n > 0).unwrap_or(default)
-    };
-    let mut size = |variable, default: usize| {
-        usize::try_from(number(variable, default as u64)).unwrap_or(default)
-    };
-    let max_queue_size = size("OTEL_BSP_MAX_QUEUE_SIZE", default.max_queue_size);
+    let max_queue_size = read_positive(env, "OTEL_BSP_MAX_QUEUE_SIZE", default.max_queue_size);
     let max_export_batch_size =
-        size("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", default.max_export_batch_size).min(max_queue_size);
+        read_positive(env, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", default.max_export_batch_size)
+            .min(max_queue_size);
     let mut ms = |variable, default: Duration| {
-        Duration::from_millis(number(
-            variable,
-            u64::try_from(default.as_millis()).unwrap_or(u64::MAX),
-        ))
+        let default = u64::try_from(default.as_millis()).unwrap_or(u64::MAX);
+        Duration::from_millis(read_positive(env, variable, default))
     };
     let schedule_delay = ms("OTEL_BSP_SCHEDULE_DELAY", default.schedule_delay);
     let bsp = ms("OTEL_BSP_EXPORT_TIMEOUT", default.export_timeout);
@@ -267,38 +332,28 @@ fn read_batch(reader: &mut Reader, warnings: &mut Vec<String>) -> BatchConfig {
     }
 }
 
-fn read_or_warn<T: FromStr<Err: fmt::Display>>(
-    reader: &mut Reader,
-    warnings: &mut Vec<String>,
-    variable: &str,
-) -> Option<T> {
-    match reader.text(variable)?.parse() {
-        Ok(value) => Some(value),
-        Err(problem) => {
-            warnings.push(format!("{variable}: {problem}; the default holds"));
-            None
-        }
-    }
+/// Returns a number that is not 0, or else `default`.
+fn read_positive<T>(env: &mut EnvReader<'_>, variable: &str, default: T) -> T
+where
+    T: FromStr<Err: fmt::Display> + PartialEq + Default,
+{
+    env.parse(variable).filter(|number| *number != T::default()).unwrap_or(default)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::ffi::OsString;
 
-    const SERVICE: ServiceInfo = ServiceInfo {
-        name: "service-t",
-        log_label: "T",
-        description: "",
-        version: "1.0.0",
-        revision: "unknown",
-        listen_addr: "127.0.0.1:0",
-    };
+    const SERVICE: ServiceInfo = ServiceInfo::new("service-t", "T", "127.0.0.1:0");
 
-    fn read(pairs: &'static [(&str, &str)]) -> OtelConfig {
-        let lookup =
-            |name: &str| pairs.iter().find(|(key, _)| *key == name).map(|(_, v)| OsString::from(v));
-        crate::config::Config::from_lookup(SERVICE, lookup).unwrap().otel
+    fn try_read(pairs: &[(&str, &str)]) -> Result<OtelConfig, Vec<String>> {
+        OtelConfig::read(&|name| {
+            pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value))
+        })
+    }
+
+    fn read(pairs: &[(&str, &str)]) -> OtelConfig {
+        try_read(pairs).unwrap()
     }
 
     #[test]
@@ -323,7 +378,7 @@ mod tests {
         assert_eq!(read(&[]).otlp, None);
         let none =
             [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4317"), ("OTEL_TRACES_EXPORTER", "none")];
-        assert_eq!(read(Box::leak(Box::new(none))).otlp, None);
+        assert_eq!(read(&none).otlp, None);
     }
 
     #[test]
@@ -385,10 +440,8 @@ mod tests {
     #[test]
     fn invalid_endpoint_names_variable() {
         for endpoint in ["collector:4317", "not a url", "ftp://c"] {
-            let lookup =
-                move |name: &str| (name == "OTEL_EXPORTER_OTLP_ENDPOINT").then(|| endpoint.into());
-            let error = crate::config::Config::from_lookup(SERVICE, lookup).unwrap_err();
-            assert!(error.to_string().contains("OTEL_EXPORTER_OTLP_ENDPOINT"), "{error}");
+            let errors = try_read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)]).unwrap_err();
+            assert!(errors[0].starts_with("OTEL_EXPORTER_OTLP_ENDPOINT: "), "{errors:?}");
         }
     }
 

@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::future::pending;
-use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::io::Write;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,8 +18,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
-use crate::config::Config;
-use crate::exit::Exit;
+use crate::error::Error;
 use crate::patience::WriteTimeout;
 use crate::telemetry::Telemetry;
 
@@ -73,11 +72,11 @@ impl Server {
         self
     }
 
-    /// Serves sleep_until_opt told to stop, then stops in order, within the shutdown timeout in all.
+    /// Serves until told to stop, then stops in order, within the shutdown timeout in all.
     ///
     /// # Errors
     /// Where an address cannot be listened on.
-    pub async fn run(self) -> Result<(), Exit> {
+    pub async fn run(self) -> Result<(), Error> {
         let Self { telemetry, router, admin, stop } = self;
         let config = &telemetry.0.config;
         let admin = telemetry.admin_routes().merge(admin);
@@ -109,7 +108,7 @@ impl Server {
             tokio::pin!(serving);
             let signal = tokio::select! {
                 () = &mut serving => "none",
-                signal = signals.next() => signal,
+                signal = signals.recv() => signal,
                 () = stop => "stop",
             };
             telemetry.set_ready(false);
@@ -118,16 +117,16 @@ impl Server {
             let deadline = now + config.shutdown_timeout;
             let drained = deadline.min(now + config.drain_delay);
             tokio::select! {
-                // New work is still taken sleep_until_opt the delay is over.
+                // New work is still taken until the delay is over.
                 _ = timeout_at(drained, serving) => {}
-                signal = signals.next() => exit_on_second_signal(signal),
+                signal = signals.recv() => exit_on_second_signal(signal),
             }
             deadline
         };
         drop((listener, admin_listener, connections));
         tokio::select! {
             () = drain_connections(&phase, deadline, config.shutdown_timeout) => {}
-            signal = signals.next() => exit_on_second_signal(signal),
+            signal = signals.recv() => exit_on_second_signal(signal),
         }
         let flushing = tokio::task::spawn_blocking({
             let telemetry = telemetry.clone();
@@ -135,7 +134,7 @@ impl Server {
         });
         tokio::select! {
             _ = flushing => Ok(()),
-            signal = signals.next() => exit_on_second_signal(signal),
+            signal = signals.recv() => exit_on_second_signal(signal),
         }
     }
 }
@@ -169,10 +168,8 @@ async fn drain_connections(
     }
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener, Exit> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|error| Exit::failure(format!("cannot listen on {address}: {error}")))
+async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })
 }
 
 /// The first lines of the log: where to find the service, and what was odd about its settings.
@@ -190,7 +187,7 @@ fn log_listening(telemetry: &Telemetry, listener: &TcpListener, admin: Option<&T
             );
         }
     }
-    for warning in &telemetry.0.config.otel.warnings {
+    for warning in &telemetry.0.otel.warnings {
         tracing::warn!(target: "observability", "{warning}");
     }
 }
@@ -300,11 +297,11 @@ impl ShutdownSignals {
     /// # Errors
     /// Where the system does not let us listen for them.
     #[cfg(unix)]
-    pub fn new() -> Result<Self, Exit> {
+    pub fn new() -> Result<Self, Error> {
         use tokio::signal::unix::{SignalKind, signal};
         let listen = |kind| {
             signal(kind)
-                .map_err(|error| Exit::failure(format!("cannot listen for signals: {error}")))
+                .map_err(|error| Error::other(format!("cannot listen for signals: {error}")))
         };
         Ok(Self {
             terminate: listen(SignalKind::terminate())?,
@@ -314,7 +311,7 @@ impl ShutdownSignals {
 
     /// Waits for the next one and names it.
     #[cfg(unix)]
-    pub async fn next(&mut self) -> &'static str {
+    pub async fn recv(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
@@ -326,44 +323,16 @@ impl ShutdownSignals {
     /// # Errors
     /// Never here.
     #[cfg(not(unix))]
-    pub fn new() -> Result<Self, Exit> {
+    pub fn new() -> Result<Self, Error> {
         Ok(Self {})
     }
 
     /// Waits for the next one and names it.
     #[cfg(not(unix))]
-    pub async fn next(&mut self) -> &'static str {
+    pub async fn recv(&mut self) -> &'static str {
         match tokio::signal::ctrl_c().await {
             Ok(()) => "CTRL-C",
             Err(_) => std::future::pending().await,
         }
     }
-}
-
-/// Asks the service that runs with these settings whether it is ready. For container health checks,
-/// which then need no shell and no curl in the image.
-pub(crate) fn health_check(config: &Config) -> Exit {
-    let mut address = config.admin_addr.unwrap_or(config.listen_addr);
-    match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
-        _ => {}
-    }
-    match probe_readyz(address) {
-        Ok(answer) if answer.starts_with("HTTP/1.1 200 ") => Exit::success(),
-        Ok(answer) => {
-            Exit::failure(format!("{address}: {}", answer.lines().next().unwrap_or("no answer")))
-        }
-        Err(error) => Exit::failure(format!("{address}: {error}")),
-    }
-}
-
-fn probe_readyz(address: SocketAddr) -> std::io::Result<String> {
-    const LIMIT: Duration = Duration::from_secs(2);
-    let mut stream = TcpStream::connect_timeout(&address, LIMIT)?;
-    stream.set_read_timeout(Some(LIMIT))?;
-    write!(stream, "GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.take(64 * 1024).read_to_string(&mut answer)?;
-    Ok(answer)
 }

@@ -4,6 +4,8 @@
 //! The guard (`RequestGuard`) lives from the request's arrival to the end of the response body and
 //! fires exactly once, also where the caller goes away first.
 
+pub use crate::serve::ShutdownSignals;
+
 use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -245,7 +247,7 @@ impl RequestGuard {
         let method = Method::from(request.method());
         let route = endpoint.route(request);
         let telemetry = &endpoint.telemetry.0;
-        let cx = if telemetry.config.otel.disabled {
+        let cx = if telemetry.otel.disabled {
             trace_context::extract(request.headers()).unwrap_or_else(generate_trace_context)
         } else {
             context_of_current_span()

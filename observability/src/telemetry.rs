@@ -20,13 +20,12 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Layer, Registry};
 
 use crate::client::ClientBuilder;
-use crate::config::Config;
-use crate::error_kind::error_chain;
-use crate::exit::Exit;
+use crate::config::{Config, ServiceInfo};
+use crate::error::Error;
 use crate::export::{BatchSpanProcessor, GrpcExporter, HttpExporter, PartialSuccess};
 use crate::log::{LogLayer, Logger, NonBlockingWriter};
 use crate::metrics::Metrics;
-use crate::otel::{OtlpConfig, Protocol};
+use crate::otel::{BatchConfig, OtelConfig, OtlpConfig, Protocol};
 use crate::serve::Server;
 use crate::trace_context::TraceContextPropagator;
 
@@ -39,6 +38,7 @@ pub struct Telemetry(pub(crate) Arc<Inner>);
 
 pub(crate) struct Inner {
     pub(crate) config: Config,
+    pub(crate) otel: OtelConfig,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) logger: Logger,
     pub(crate) ready: AtomicBool,
@@ -60,12 +60,14 @@ impl fmt::Debug for Telemetry {
 ///
 /// # Errors
 /// Where the process has a subscriber or recorder already, or no thread or exporter can be made.
-pub fn init(config: &Config) -> Result<Telemetry, Exit> {
-    let (telemetry, subscriber) = Telemetry::new(config, io::stdout())?;
+pub fn init(service: ServiceInfo, config: &Config) -> Result<Telemetry, Error> {
+    let otel = OtelConfig::read(&|name| std::env::var_os(name))
+        .map_err(|errors| Error::InvalidSettings { program: service.name.to_owned(), errors })?;
+    let (telemetry, subscriber) = Telemetry::new(service, config, otel, io::stdout())?;
     tracing::subscriber::set_global_default(subscriber)
-        .map_err(|_| Exit::failure("telemetry: this process has a tracing subscriber already"))?;
+        .map_err(|_| Error::AlreadyInitialized("tracing subscriber"))?;
     metrics::set_global_recorder(telemetry.0.metrics.recorder())
-        .map_err(|_| Exit::failure("telemetry: this process has a metrics recorder already"))?;
+        .map_err(|_| Error::AlreadyInitialized("metrics recorder"))?;
     opentelemetry::global::set_text_map_propagator(TraceContextPropagator);
     opentelemetry::global::set_tracer_provider(telemetry.0.provider.clone());
     install_panic_hook();
@@ -75,47 +77,45 @@ pub fn init(config: &Config) -> Result<Telemetry, Exit> {
 impl Telemetry {
     /// Telemetry of its own, for nobody else in the process to see, and the subscriber that feeds it.
     pub(crate) fn new(
+        service: ServiceInfo,
         config: &Config,
+        otel: OtelConfig,
         log: impl Write + Send + 'static,
-    ) -> Result<(Self, impl Subscriber + Send + Sync), Exit> {
-        let failed =
-            |what: &str, error: &dyn fmt::Display| Exit::failure(format!("{what}: {error}"));
-        let service = config.service;
+    ) -> Result<(Self, impl Subscriber + Send + Sync), Error> {
         let metrics = Metrics::new(service.name, service.version, service.revision)
-            .map_err(|error| failed("metrics", &error))?;
+            .map_err(|error| Error::telemetry("metrics", error))?;
         let metrics = Arc::new(metrics);
         let sink = NonBlockingWriter::start(log, metrics.dropped_lines.clone())
-            .map_err(|error| failed("log thread", &error))?;
+            .map_err(|error| Error::telemetry("log thread", error))?;
         let logger = Logger::new(sink, config.log_format, service.log_label, &config.log_filter);
 
-        let resource = config.otel.resource(&service);
-        let exporter = match &config.otel.otlp {
-            Some(otlp) if !config.otel.disabled => {
-                let exporter = start_exporter(otlp, config, &resource, &metrics)
-                    .map_err(|error| failed("traces", &error_chain(error.as_ref())))?;
+        let resource = otel.resource(&service);
+        let exporter = match &otel.otlp {
+            Some(otlp) if !otel.disabled => {
+                let exporter = start_exporter(otlp, &otel.batch, &resource, &metrics)
+                    .map_err(|error| Error::telemetry("span exporter", error))?;
                 Some(exporter)
             }
             _ => None,
         };
-        let mut provider = SdkTracerProvider::builder()
-            .with_sampler(config.otel.sampler.clone())
-            .with_resource(resource);
+        let mut provider =
+            SdkTracerProvider::builder().with_sampler(otel.sampler.clone()).with_resource(resource);
         if let Some(exporter) = &exporter {
             provider = provider.with_span_processor(exporter.clone());
         }
         let provider = provider.build();
-        start_upkeep(&metrics).map_err(|error| failed("upkeep thread", &error))?;
+        start_upkeep(&metrics).map_err(|error| Error::telemetry("metrics upkeep thread", error))?;
 
-        let tracer = (!config.otel.disabled).then(|| provider.tracer("observability"));
+        let tracer = (!otel.disabled).then(|| provider.tracer("observability"));
         let subscriber = subscriber(tracer, &logger, &config.log_filter);
         let ready = AtomicBool::new(true);
         let in_flight = AtomicUsize::new(0);
-        let is_parent_based =
-            matches!(config.otel.sampler, Sampler::ParentBased(_) | Sampler::AlwaysOff);
+        let is_parent_based = matches!(otel.sampler, Sampler::ParentBased(_) | Sampler::AlwaysOff);
         let config = config.clone();
         let inner = Inner {
             is_parent_based,
             config,
+            otel,
             metrics,
             logger,
             ready,
@@ -139,7 +139,7 @@ impl Telemetry {
     ///
     /// # Errors
     /// Where an address cannot be listened on.
-    pub async fn serve(&self, router: Router) -> Result<(), Exit> {
+    pub async fn serve(&self, router: Router) -> Result<(), Error> {
         self.server(router).run().await
     }
 
@@ -225,12 +225,12 @@ where
 
 fn start_exporter(
     otlp: &OtlpConfig,
-    config: &Config,
+    batch: &BatchConfig,
     resource: &Resource,
     metrics: &Arc<Metrics>,
-) -> Result<BatchSpanProcessor, Box<dyn std::error::Error>> {
+) -> Result<BatchSpanProcessor, Box<dyn std::error::Error + Send + Sync>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let batch = config.otel.batch.clone();
+    let batch = batch.clone();
     // Our own limit around each export comes first and names the reason; this one is the net below.
     let timeout = batch.export_timeout + Duration::from_secs(1);
     let (metrics, rejected) = (Arc::clone(metrics), PartialSuccess::default());

@@ -9,8 +9,8 @@ use std::process::ExitCode;
 use axum::middleware::from_fn_with_state;
 use axum::routing::get;
 use axum::{Json, Router};
-use observability::config::{Reader, SWITCH};
-use observability::{Config, Exit, ServiceInfo, Setting};
+use clap::ArgAction;
+use observability::{Config, Error, ServiceInfo};
 use serde::{Deserialize, Serialize};
 use strict_query::StrictQuery;
 
@@ -22,54 +22,30 @@ pub use faults::Faults;
 pub const SERVICE: ServiceInfo =
     observability::service!("service-a", log_label: "A", listen_addr: "127.0.0.1:8080");
 
-/// Whether `/faults` may be used.
-pub const FAULTS_ENABLED: Setting = Setting {
-    variable: "FAULTS_ENABLED",
-    value: SWITCH,
-    default: Some("false"),
-    help: "Let PUT /faults make /echo slow, failing, hanging, resetting or garbled",
-};
-
-/// The settings of service A.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// What every service has.
-    pub common: Config,
-    /// [`FAULTS_ENABLED`]
+/// Settings of service A.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// Settings common to all services.
+    #[command(flatten)]
+    pub config: Config,
+    /// Allow PUT /faults to make /echo slow, failing, hanging, resetting or malformed
+    #[arg(long, env, value_name = "true|false", action = ArgAction::Set)]
+    #[arg(num_args = 0..=1, default_missing_value = "true", default_value = "false")]
     pub faults_enabled: bool,
 }
 
-impl Settings {
-    /// Reads them from the words of a command line and the environment.
-    ///
-    /// # Errors
-    /// `--help`, `--version`, `--health-check`, or bad settings, all of them named.
-    pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Self, Exit> {
-        let reader = Reader::from_args(SERVICE, &[FAULTS_ENABLED], args)?;
-        let (common, faults_enabled) =
-            reader.finish(|reader| reader.read(&FAULTS_ENABLED).unwrap_or_default())?;
-        Ok(Self { common, faults_enabled })
-    }
-}
-
-/// The whole process: settings, telemetry, router, serve.
+/// Parses `args` and the environment, and runs the service until it is told to stop.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    observability::run(async {
-        let settings = Settings::from_args(args)?;
-        run(settings, std::future::pending()).await
-    })
+    observability::run(async { run(SERVICE.parse(args)?, std::future::pending()).await })
 }
 
 /// Serves until told to stop, by a signal or by `stop`.
 ///
 /// # Errors
 /// Where the service cannot start.
-pub async fn run(
-    settings: Settings,
-    stop: impl Future<Output = ()> + Send + 'static,
-) -> Result<(), Exit> {
-    let telemetry = observability::init(&settings.common)?;
-    let faults = settings.faults_enabled.then(Faults::default);
+pub async fn run(args: Args, stop: impl Future<Output = ()> + Send + 'static) -> Result<(), Error> {
+    let telemetry = observability::init(SERVICE, &args.config)?;
+    let faults = args.faults_enabled.then(Faults::default);
     telemetry
         .server(router(faults.as_ref()))
         .merge_admin(faults::switch(faults))

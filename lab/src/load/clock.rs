@@ -3,7 +3,7 @@
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-use observability::Exit;
+use observability::Error;
 use tokio::sync::mpsc;
 
 /// Requests at a constant rate, the first at once.
@@ -36,16 +36,14 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    pub(crate) fn start(schedule: Schedule, start: Instant) -> Result<Self, Exit> {
+    pub(crate) fn start(schedule: Schedule, start: Instant) -> Result<Self, Error> {
         // A full channel makes nobody late: what is sent is when a request was due, not that it is.
         let (send, due) = mpsc::channel(1024);
         let (_stop, stopped) = channel();
         std::thread::Builder::new()
             .name("load-clock".to_owned())
             .spawn(move || tick(schedule, start, &send, &stopped))
-            .map_err(|error| {
-                Exit::failure(format!("lab load: no thread for the clock: {error}"))
-            })?;
+            .map_err(|error| Error::other(format!("lab load: no thread for the clock: {error}")))?;
         Ok(Self { due, _stop })
     }
 

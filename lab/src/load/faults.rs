@@ -3,7 +3,7 @@
 use std::fmt::{self, Write};
 use std::time::Duration;
 
-use observability::{ErrorKind, Exit};
+use observability::{Error, ErrorKind};
 use reqwest::{Client, StatusCode, Url};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -65,7 +65,7 @@ impl Faults {
         service_a: &Url,
         phases: &'static [Phase],
         warn: impl Fn(&str) + Send + 'static,
-    ) -> Result<Self, Exit> {
+    ) -> Result<Self, Error> {
         let switch = Switch { client: client(TIMEOUT)?, url: endpoint(service_a, "faults") };
         let (show, phase) = watch::channel("none yet");
         let (stop, stopped) = oneshot::channel();

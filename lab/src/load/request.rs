@@ -1,11 +1,11 @@
 //! One request, and what became of it.
 
-use std::error::Error;
+use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use observability::{ErrorKind, Exit};
+use observability::{Error, ErrorKind};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Client, Response, StatusCode, Url};
 use serde::Deserialize;
@@ -136,7 +136,7 @@ pub(crate) struct Requester {
 
 impl Requester {
     /// To B at `target`, whose path may be a prefix.
-    pub(crate) fn new(target: &Url, timeout: Duration) -> Result<Self, Exit> {
+    pub(crate) fn new(target: &Url, timeout: Duration) -> Result<Self, Error> {
         let client = client(timeout)?;
         let mut url = endpoint(target, "call-echo");
         url.query_pairs_mut().append_pair("msg", MESSAGE);
@@ -155,7 +155,7 @@ impl Requester {
 
 /// A plain client: what is measured is the target, so no proxy stands in between, and an answer that
 /// sends us elsewhere is an answer.
-pub(crate) fn client(timeout: Duration) -> Result<Client, Exit> {
+pub(crate) fn client(timeout: Duration) -> Result<Client, Error> {
     Client::builder()
         .timeout(timeout)
         .no_proxy()
@@ -164,7 +164,7 @@ pub(crate) fn client(timeout: Duration) -> Result<Client, Exit> {
         .pool_idle_timeout(IDLE)
         .user_agent(concat!("lab-load/", env!("CARGO_PKG_VERSION")))
         .build()
-        .map_err(Exit::from)
+        .map_err(Error::from)
 }
 
 /// A path under a base URL.
@@ -197,9 +197,11 @@ async fn read(mut response: Response) -> Outcome {
 }
 
 /// An error and its causes, those inside of I/O errors too.
-fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+fn causes<'a>(
+    error: &'a (dyn StdError + 'static),
+) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
     std::iter::successors(Some(error), |&error| match error.downcast_ref::<std::io::Error>() {
-        Some(io) => io.get_ref().map(|inner| inner as &(dyn Error + 'static)),
+        Some(io) => io.get_ref().map(|inner| inner as &(dyn StdError + 'static)),
         None => error.source(),
     })
 }
@@ -228,7 +230,7 @@ impl fmt::Display for Unresolved {
     }
 }
 
-impl Error for Unresolved {}
+impl StdError for Unresolved {}
 
 #[cfg(test)]
 mod tests {

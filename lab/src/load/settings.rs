@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use clap::{Arg, ArgMatches, Command};
-use observability::{Exit, Setting};
+use observability::Error;
 use reqwest::Url;
 
 /// What to send where.
@@ -19,6 +19,20 @@ pub(crate) struct Settings {
     pub(crate) max_in_flight: usize,
     /// Where A's faults are switched; `None` leaves them alone.
     pub(crate) service_a: Option<Url>,
+}
+
+/// One setting: its variable, flag and help.
+struct Setting {
+    variable: &'static str,
+    value: &'static str,
+    default: Option<&'static str>,
+    help: &'static str,
+}
+
+impl Setting {
+    fn flag(&self) -> String {
+        self.variable.to_ascii_lowercase().replace('_', "-")
+    }
 }
 
 const TARGET: Setting = Setting {
@@ -76,8 +90,8 @@ const MAX_MAX_IN_FLIGHT: usize = 60_000;
 
 impl Settings {
     /// Reads them from the words of a command line and the environment; names every bad one.
-    pub(crate) fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Self, Exit> {
-        let matches = command().try_get_matches_from(args).map_err(Exit::usage)?;
+    pub(crate) fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Self, Error> {
+        let matches = command().try_get_matches_from(args).map_err(Error::from)?;
         let mut reader = Reader { matches, problems: Vec::new() };
         let target = reader.read(&TARGET, url);
         let rate = reader.read(&RATE, rate);
@@ -91,7 +105,10 @@ impl Settings {
             {
                 Ok(Self { target, rate, duration, timeout, max_in_flight, service_a })
             }
-            _ => Err(Exit::bad_settings("lab load", &reader.problems)),
+            _ => Err(Error::InvalidSettings {
+                program: "lab load".to_owned(),
+                errors: reader.problems,
+            }),
         }
     }
 }
@@ -193,7 +210,7 @@ Progress goes to stderr, the report to stdout: requests, rate, latency quantiles
 error kind, as B names them. What went wrong between here and B itself is marked `B:`.
 
 SIGTERM or SIGINT ends it in order: requests in flight are waited for (a second signal cuts them off) \
-and the report is written. Exit code 0, 1 where B never answered, 2 for bad settings.
+and the report is written. Error code 0, 1 where B never answered, 2 for invalid settings.
 
 ";
 
@@ -201,7 +218,7 @@ and the report is written. Exit code 0, 1 where B never answered, 2 for bad sett
 mod tests {
     use super::*;
 
-    fn read(args: &[&str]) -> Result<Settings, Exit> {
+    fn read(args: &[&str]) -> Result<Settings, Error> {
         Settings::from_args(std::iter::once("lab load").chain(args.iter().copied()).map(Into::into))
     }
 
@@ -236,9 +253,9 @@ mod tests {
             "--service-a=https://secret@a",
         ];
         let error = read(&bad).unwrap_err();
-        assert_eq!(error.code(), 2);
+        assert_eq!(error.exit_code(), 2);
         let message = error.to_string();
-        assert!(message.starts_with("lab load: 6 bad settings\n"), "{message}");
+        assert!(message.starts_with("lab load: 6 invalid settings\n"), "{message}");
         for setting in ALL {
             let name = format!("{} (--{}): ", setting.variable, flag(&setting));
             assert!(message.contains(&name), "no {name} in {message}");
@@ -249,7 +266,7 @@ mod tests {
     #[test]
     fn help_lists_defaults() {
         let help = read(&["--help"]).unwrap_err();
-        assert_eq!(help.code(), 0);
+        assert_eq!(help.exit_code(), 0);
         let text = help.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
         for setting in ALL {
             assert!(text.contains(&format!("--{} <", flag(&setting))), "{text}");

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use observability::Exit;
+use observability::Error;
 
 use super::request::{Done, Outcome};
 use super::settings::MAX_TIMEOUT;
@@ -38,7 +38,7 @@ pub(crate) struct Recent {
 }
 
 impl Tally {
-    pub(crate) fn new() -> Result<Self, Exit> {
+    pub(crate) fn new() -> Result<Self, Error> {
         let recent = Recent { sent: 0, not_sent: 0, ok: 0, all: Latencies::new()? };
         Ok(Self {
             sent: 0,
@@ -93,11 +93,11 @@ impl Tally {
 pub(crate) struct Latencies(Histogram<u64>);
 
 impl Latencies {
-    fn new() -> Result<Self, Exit> {
+    fn new() -> Result<Self, Error> {
         // Twice the longest time budget: a request can be sent late, too.
         let longest = micros(MAX_TIMEOUT) * 2;
         let histogram = Histogram::new_with_bounds(1, longest, 3)
-            .map_err(|error| Exit::failure(format!("lab load: no histogram: {error}")))?;
+            .map_err(|error| Error::other(format!("lab load: no histogram: {error}")))?;
         Ok(Self(histogram))
     }
 

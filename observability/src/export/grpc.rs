@@ -48,7 +48,7 @@ impl GrpcExporter {
         otlp: &OtlpConfig,
         timeout: Duration,
         rejected: PartialSuccess,
-    ) -> Result<Self, Box<dyn std::error::Error>> {
+    ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
         let endpoint = Endpoint::from_shared(otlp.endpoint.clone())?
             .user_agent(concat!("observability/", env!("CARGO_PKG_VERSION")))?
             .timeout(timeout)

@@ -41,7 +41,7 @@ impl HttpExporter {
         otlp: &OtlpConfig,
         timeout: Duration,
         rejected: PartialSuccess,
-    ) -> Result<Self, Box<dyn std::error::Error>> {
+    ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
         // Spans, and the key they come with, go where they were sent and nowhere else: followed, an answer
         // that sends them elsewhere would be asked for without them, and look as if they had arrived.
         let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
