@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use observability::Exit;
+use observability::Error;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::process::{Child as Process, ChildStdin, Command};
 use tokio::sync::mpsc;
@@ -27,7 +27,7 @@ const HELD: &str = "LAB_HOLDS_STDIN";
 const MAX_LINE: u64 = 1024 * 1024;
 
 /// The child's side: the service's own `main`, and an end when stdin closes.
-pub(crate) async fn main(name: String, args: impl Iterator<Item = OsString>) -> Result<(), Exit> {
+pub(crate) async fn main(name: String, args: impl Iterator<Item = OsString>) -> Result<(), Error> {
     let held = std::env::var_os(HELD).is_some();
     let stop = async move {
         if held {
@@ -38,9 +38,9 @@ pub(crate) async fn main(name: String, args: impl Iterator<Item = OsString>) -> 
     };
     let args = std::iter::once(OsString::from(&name)).chain(args);
     if name == SERVICE_A {
-        service_a::run(service_a::Settings::from_args(args)?, stop).await
+        service_a::run(service_a::SERVICE.parse(args)?, stop).await
     } else {
-        service_b::run(service_b::Settings::from_args(args)?, stop).await
+        service_b::run(service_b::SERVICE.parse(args)?, stop).await
     }
 }
 
@@ -87,8 +87,8 @@ pub(crate) struct Child {
 }
 
 impl Child {
-    pub(crate) fn start(plan: &Plan) -> Result<Self, Exit> {
-        let failed = |error| Exit::failure(format!("lab: cannot start {}: {error}", plan.name));
+    pub(crate) fn start(plan: &Plan) -> Result<Self, Error> {
+        let failed = |error| Error::other(format!("lab: cannot start {}: {error}", plan.name));
         let mut command = Command::new(std::env::current_exe().map_err(failed)?);
         command
             .arg(plan.name)

@@ -4,8 +4,8 @@ use std::ffi::OsString;
 use std::fmt;
 
 use embedded_jaeger::{JaegerConfig, JaegerHandle};
-use observability::Exit;
-use observability::serve::ShutdownSignals;
+use observability::Error;
+use observability::server::ShutdownSignals;
 
 /// The destination of the traces.
 #[derive(Debug)]
@@ -18,7 +18,7 @@ pub(crate) enum Traces {
 
 impl Traces {
     /// Starts the lab's own Jaeger unless the environment names another place.
-    pub(crate) async fn start(settings: &JaegerConfig) -> Result<Self, Exit> {
+    pub(crate) async fn start(settings: &JaegerConfig) -> Result<Self, Error> {
         let elsewhere = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"]
             .into_iter()
             .find_map(|variable| std::env::var(variable).ok().filter(|value| !value.is_empty()));
@@ -72,7 +72,7 @@ impl fmt::Display for Traces {
 }
 
 /// `lab jaeger`: the Jaeger by itself, until told to stop.
-pub(crate) async fn alone(args: impl Iterator<Item = OsString>) -> Result<(), Exit> {
+pub(crate) async fn alone(args: impl Iterator<Item = OsString>) -> Result<(), Error> {
     let args = std::iter::once("lab jaeger".into()).chain(args);
     let settings = crate::settings::Settings::from_args(args)?;
     let mut signals = ShutdownSignals::new()?;
@@ -84,15 +84,15 @@ pub(crate) async fn alone(args: impl Iterator<Item = OsString>) -> Result<(), Ex
         jaeger.otlp_grpc_addr(),
         jaeger.otlp_http_addr()
     ));
-    signals.next().await;
+    signals.recv().await;
     jaeger.stop().await;
     Ok(())
 }
 
-async fn start(settings: JaegerConfig) -> Result<JaegerHandle, Exit> {
+async fn start(settings: JaegerConfig) -> Result<JaegerHandle, Error> {
     embedded_jaeger::start(settings)
         .await
-        .map_err(|error| Exit::failure(format!("lab: Jaeger did not start: {error}")))
+        .map_err(|error| Error::other(format!("lab: Jaeger did not start: {error}")))
 }
 
 /// A URL without its user info.

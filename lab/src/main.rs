@@ -14,7 +14,7 @@
 
 use std::process::ExitCode;
 
-use observability::Exit;
+use observability::Error;
 
 mod child;
 mod highlights;
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
     }
 }
 
-async fn lab() -> Result<(), Exit> {
+async fn lab() -> Result<(), Error> {
     let settings = settings::Settings::from_args(std::env::args_os())?;
     system::run(settings).await
 }

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 
 use clap::{Arg, ArgMatches, Command};
-use observability::Exit;
+use observability::Error;
 
 /// Where the parts of the system listen.
 #[derive(Debug, Clone)]
@@ -43,10 +43,10 @@ const PORTS: [Port; 5] = [SERVICE_A, SERVICE_B, JAEGER_UI, OTLP_GRPC, OTLP_HTTP]
 
 impl Settings {
     /// Reads them from the words of a command line and the environment; names every bad one.
-    pub(crate) fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Self, Exit> {
-        let matches = command().try_get_matches_from(args).map_err(Exit::usage)?;
+    pub(crate) fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Self, Error> {
+        let matches = command().try_get_matches_from(args).map_err(Error::from)?;
         if matches.get_flag(LICENSES) {
-            return Err(Exit::message(embedded_jaeger::LICENSES));
+            return Err(Error::Finished(embedded_jaeger::LICENSES.to_owned()));
         }
         let mut problems = Vec::new();
         let mut address = |port: &Port| read(&matches, port, &mut problems);
@@ -60,7 +60,11 @@ impl Settings {
                 ..Default::default()
             },
         };
-        if problems.is_empty() { Ok(settings) } else { Err(Exit::bad_settings("lab", &problems)) }
+        if problems.is_empty() {
+            Ok(settings)
+        } else {
+            Err(Error::InvalidSettings { program: "lab".to_owned(), errors: problems })
+        }
     }
 }
 
@@ -127,14 +131,14 @@ The services read the other settings from the environment (cargo run -p service-
 mod tests {
     use super::*;
 
-    fn read(args: &[&str]) -> Result<Settings, Exit> {
+    fn read(args: &[&str]) -> Result<Settings, Error> {
         Settings::from_args(std::iter::once("lab").chain(args.iter().copied()).map(Into::into))
     }
 
     #[test]
     fn every_bad_address_is_named() {
         let error = read(&["--service-a-addr", "x", "--service-b-addr=localhost:1"]).unwrap_err();
-        assert_eq!(error.code(), 2);
+        assert_eq!(error.exit_code(), 2);
         for name in ["SERVICE_A_ADDR (--service-a-addr)", "SERVICE_B_ADDR (--service-b-addr)"] {
             assert!(error.to_string().contains(name), "{error}");
         }

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use observability::Exit;
-use observability::serve::ShutdownSignals;
+use observability::Error;
+use observability::server::ShutdownSignals;
 
 use crate::child::{Child, Event, Plan, SERVICE_A, SERVICE_B};
 use crate::highlights::{self, Highlights};
@@ -22,12 +22,12 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 const STOP_MARGIN: Duration = Duration::from_secs(1);
 
 /// Runs the system until told to stop.
-pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
+pub(crate) async fn run(settings: Settings) -> Result<(), Error> {
     let mut screen = Screen::new();
     let mut signals = ShutdownSignals::new()?;
     let started = tokio::select! {
         started = System::start(&settings, screen) => Some(started?),
-        _ = signals.next() => None,
+        _ = signals.recv() => None,
     };
     let Some(mut system) = started else {
         return Ok(());
@@ -46,13 +46,13 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Exit> {
                 'q' => break,
                 _ => {}
             },
-            _ = signals.next() => break,
+            _ = signals.recv() => break,
         }
     }
     drop(keys);
     tokio::select! {
         () = system.stop() => Ok(()),
-        _ = signals.next() => Err(Exit::failure("lab: second signal: stopped at once")),
+        _ = signals.recv() => Err(Error::other("lab: second signal: stopped at once")),
     }
 }
 
@@ -64,7 +64,7 @@ struct System {
 }
 
 impl System {
-    async fn start(settings: &Settings, screen: Screen) -> Result<Self, Exit> {
+    async fn start(settings: &Settings, screen: Screen) -> Result<Self, Error> {
         let traces = Traces::start(&settings.jaeger).await?;
         let env = shared_env(&traces);
 
@@ -135,7 +135,7 @@ struct Slot {
 
 impl Slot {
     /// Starts a service for the first time and waits until it listens.
-    async fn start(mut plan: Plan, screen: Screen) -> Result<Self, Exit> {
+    async fn start(mut plan: Plan, screen: Screen) -> Result<Self, Error> {
         let mut child = Child::start(&plan)?;
         let came_up = tokio::time::timeout(START_LIMIT, async {
             let mut complaints = Vec::new();
@@ -160,10 +160,10 @@ impl Slot {
                 plan.address = address;
                 Ok(Self { plan, child: Some(child), stopping: false })
             }
-            Ok(Err(why)) => Err(Exit::failure(format!("lab: {} did not start: {why}", plan.name))),
+            Ok(Err(why)) => Err(Error::other(format!("lab: {} did not start: {why}", plan.name))),
             Err(_) => {
                 let name = plan.name;
-                Err(Exit::failure(format!("lab: {name} did not listen within {START_LIMIT:?}")))
+                Err(Error::other(format!("lab: {name} did not listen within {START_LIMIT:?}")))
             }
         }
     }
@@ -205,7 +205,7 @@ impl Slot {
     }
 
     /// Stops a running service, or starts a stopped one. Pressed again while it stops, ends it.
-    fn toggle(&mut self, screen: Screen) -> Result<(), Exit> {
+    fn toggle(&mut self, screen: Screen) -> Result<(), Error> {
         let mark = self.plan.mark;
         match &mut self.child {
             Some(child) if self.stopping => child.kill(),
@@ -239,10 +239,8 @@ impl Slot {
 
 /// The bound that the services have been given on stopping.
 fn shutdown_timeout() -> Duration {
-    let setting = observability::config::SHUTDOWN_TIMEOUT_MS;
-    let ms = std::env::var(setting.variable).ok().filter(|ms| !ms.is_empty());
-    let ms = ms.as_deref().or(setting.default).and_then(|ms| ms.parse().ok());
-    Duration::from_millis(ms.unwrap_or(10_000))
+    let config: Result<observability::Config, _> = service_a::SERVICE.parse(["lab".into()]);
+    config.map_or(Duration::from_secs(10), |config| config.shutdown_timeout())
 }
 
 fn describe(status: ExitStatus) -> String {

@@ -5,16 +5,16 @@ use std::process::ExitCode;
 use axum::Router;
 use axum::extract::Path;
 use axum::routing::post;
-use observability::{Config, Exit};
+use observability::Error;
 
 fn main() -> ExitCode {
     observability::run(serve())
 }
 
-async fn serve() -> Result<(), Exit> {
+async fn serve() -> Result<(), Error> {
     let service =
         observability::service!("own-histogram", log_label: "H", listen_addr: "127.0.0.1:8085");
-    let telemetry = observability::init(&Config::from_process(service)?)?;
+    let telemetry = observability::init(service, &service.parse(std::env::args_os())?)?;
     telemetry.serve(Router::new().route("/record/{samples}", post(record))).await
 }
 

@@ -15,7 +15,7 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::post;
 use axum::{Json, Router};
-use observability::{Client, Config, Exit};
+use observability::{Client, Error};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -23,11 +23,11 @@ fn main() -> ExitCode {
     observability::run(harness())
 }
 
-async fn harness() -> Result<(), Exit> {
+async fn harness() -> Result<(), Error> {
     let service = observability::service!(
         "trace-context-harness", log_label: "harness", listen_addr: "127.0.0.1:5000"
     );
-    let telemetry = observability::init(&Config::from_process(service)?)?;
+    let telemetry = observability::init(service, &service.parse(std::env::args_os())?)?;
     let client = telemetry.client().timeout(Duration::from_secs(5)).build()?;
     telemetry.serve(Router::new().route("/test", post(call_all)).with_state(client)).await
 }

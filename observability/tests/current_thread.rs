@@ -46,7 +46,7 @@ fn hung_backend_does_not_block_shutdown() {
         }
         assert_eq!(service.stop().code, Some(0));
         let log = service.log();
-        let lost = log.iter().find(|line| line.get("msg") == Some("spans were lost")).unwrap();
+        let lost = log.iter().find(|line| line.get("msg") == Some("spans dropped")).unwrap();
         assert_eq!(&lost["spans"], "20", "{protocol}");
     }
 }

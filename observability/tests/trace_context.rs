@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
 use http::{HeaderMap, HeaderValue};
-use observability::trace_context::{TRACEPARENT, TRACESTATE, extract, inject};
+use observability::traces::propagation::{TRACEPARENT, TRACESTATE, extract, inject};
 use opentelemetry::trace::TraceContextExt;
 use proptest::prelude::*;
 

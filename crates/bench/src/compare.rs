@@ -60,7 +60,7 @@ fn run_round(service: MeasuredService, receiver: &str, options: &Options) -> Res
 
 fn print(service: MeasuredService, samples: &[Vec<Sample>; 3]) {
     println!(
-        "\nservice {service:?} `GET {}`: median, [min..max], median ratio to bare in the same round",
+        "\nservice {service:?} `GET {}`: median, [min..max], median ratio to the baseline of the same round",
         service.path()
     );
     println!(
@@ -79,7 +79,8 @@ fn print(service: MeasuredService, samples: &[Vec<Sample>; 3]) {
     for (variant, samples) in Variant::ALL.into_iter().zip(samples) {
         print!("{variant:12}");
         for (width, digits, value) in columns {
-            let ratios = samples.iter().zip(baseline).map(|(ours, base)| value(ours) / value(base));
+            let ratios =
+                samples.iter().zip(baseline).map(|(sample, base)| value(sample) / value(base));
             let (_, ratio, _) = min_median_max(ratios);
             let (min, median, max) = min_median_max(samples.iter().map(value));
             let text = format!("{median:.digits$} [{min:.digits$}..{max:.digits$}] x{ratio:.2}");

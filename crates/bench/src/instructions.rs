@@ -44,7 +44,7 @@ struct Scenario {
 }
 
 const CONFIGURATIONS: [(&str, Variant, Override); 7] = [
-    ("bare", Variant::Baseline, None),
+    ("baseline", Variant::Baseline, None),
     ("full", Variant::Full, None),
     ("one-percent", Variant::OnePercent, None),
     ("no-log", Variant::Full, Some(("RUST_LOG", "info,access=off"))),

@@ -22,8 +22,9 @@ const REQUESTS: f64 = 10_000_000.0;
 /// Serves `count` routes with the telemetry of service A.
 pub(crate) fn serve_routes(count: usize) -> ExitCode {
     observability::run(async {
-        let settings = service_a::Settings::from_args(["routes".into()])?;
-        observability::init(&settings.common)?.serve(baseline::routes(count)).await
+        let args: service_a::Args = service_a::SERVICE.parse(["routes".into()])?;
+        let telemetry = observability::init(service_a::SERVICE, &args.config)?;
+        telemetry.serve(baseline::routes(count)).await
     })
 }
 
@@ -36,26 +37,38 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     print_startup(|| helper(&["service-a"]).map(with_telemetry), options.rounds)?;
     let service_a = || loaded_helper(&["service-a"]).map(|builder| with_telemetry(builder).serve());
 
-    println!("\nconnections  CPU us/request: bare  ours  ratio  requests/s  resident MiB");
+    println!(
+        "\nconnections  CPU us/request: baseline  instrumented  ratio  requests/s  resident MiB"
+    );
     for connections in [1, 10, 100, 1000] {
         let baseline = loaded_helper(&["baseline-a"])?.serve();
         let path = MeasuredService::A.path();
-        let (cpu, ours) = compare(baseline, service_a()?, path, connections, options.seconds)?;
-        println!("{connections:11}  {cpu}  {:10.0}  {:12.1}", ours.per_second, ours.resident_mib);
+        let (cpu, instrumented) =
+            compare(baseline, service_a()?, path, connections, options.seconds)?;
+        println!(
+            "{connections:11}  {cpu}  {:10.0}  {:12.1}",
+            instrumented.per_second, instrumented.resident_mib
+        );
     }
 
-    println!("\nroutes  series  CPU us/request: bare  ours  ratio  /metrics ms  resident MiB");
+    println!(
+        "\nroutes  series  CPU us/request: baseline  instrumented  ratio  /metrics ms  resident MiB"
+    );
     for routes in [10, 600, 10_000] {
         let count = routes.to_string();
         let baseline = loaded_helper(&["baseline-routes", &count])?.serve();
-        let ours = with_telemetry(loaded_helper(&["routes", &count])?).serve();
-        request_each_route(&ours, routes)?;
-        let scrapes: Vec<_> = (0..5).map(|_| ours.get("/metrics")).collect();
+        let instrumented = with_telemetry(loaded_helper(&["routes", &count])?).serve();
+        request_each_route(&instrumented, routes)?;
+        let scrapes: Vec<_> = (0..5).map(|_| instrumented.get("/metrics")).collect();
         let series = scrapes[0].text().lines().filter(|line| !line.starts_with('#')).count();
         let (_, scrape_ms, _) =
             min_median_max(scrapes.iter().map(|scrape| scrape.elapsed.as_secs_f64() * 1e3));
-        let (cpu, ours) = compare(baseline, ours, "/r/7", options.connections, options.seconds)?;
-        println!("{routes:6}  {series:6}  {cpu}  {scrape_ms:11.1}  {:12.1}", ours.resident_mib);
+        let (cpu, instrumented) =
+            compare(baseline, instrumented, "/r/7", options.connections, options.seconds)?;
+        println!(
+            "{routes:6}  {series:6}  {cpu}  {scrape_ms:11.1}  {:12.1}",
+            instrumented.resident_mib
+        );
     }
 
     print_memory(&service_a()?, options.connections)
@@ -94,20 +107,20 @@ fn print_memory(process: &Process, connections: usize) -> Result<()> {
     stop(process)
 }
 
-/// Loads both processes. Returns the columns of the CPU time, and the sample of `ours`.
+/// Loads both processes. Returns the columns of the CPU time, and the sample of `instrumented`.
 fn compare(
     baseline: Process,
-    ours: Process,
+    instrumented: Process,
     path: &str,
     connections: usize,
     turns: u32,
 ) -> Result<(String, Sample)> {
-    let processes = vec![(Variant::Baseline, baseline), (Variant::Full, ours)];
-    let [baseline, ours] = interleave(processes, path, connections, turns)?[..] else {
+    let processes = vec![(Variant::Baseline, baseline), (Variant::Full, instrumented)];
+    let [baseline, instrumented] = interleave(processes, path, connections, turns)?[..] else {
         bail!("expected two samples");
     };
-    let (baseline, cpu) = (baseline.cpu_us, ours.cpu_us);
-    Ok((format!("{baseline:20.1}  {cpu:4.1}  {:5.2}", cpu / baseline), ours))
+    let (baseline, cpu) = (baseline.cpu_us, instrumented.cpu_us);
+    Ok((format!("{baseline:24.1}  {cpu:12.1}  {:5.2}", cpu / baseline), instrumented))
 }
 
 /// Sends one request to each route to create its series.

@@ -20,9 +20,9 @@ impl Variant {
 impl fmt::Display for Variant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
-            Self::Baseline => "bare",
-            Self::Full => "ours, 100 %",
-            Self::OnePercent => "ours, 1 %",
+            Self::Baseline => "baseline",
+            Self::Full => "100 % traced",
+            Self::OnePercent => "1 % traced",
         })
     }
 }

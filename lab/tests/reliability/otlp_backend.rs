@@ -13,9 +13,9 @@ use testkit::{
 
 use crate::support::{latencies, p99, service_a, wait_until};
 
-const REJECTED: &str = "spans are rejected and lost";
-const COMPLAINT: &str = "spans cannot be exported and are lost until they can";
-const ALL_IS_WELL: &str = "spans are exported again";
+const REJECTED: &str = "backend rejected spans";
+const COMPLAINT: &str = "span export failed, dropping spans until the backend recovers";
+const ALL_IS_WELL: &str = "span export recovered";
 
 /// Requests of each case.
 const REQUESTS: usize = 300;
@@ -173,7 +173,7 @@ fn nobody_notices(protocol: Protocol) {
         let complaints = lines(&service, COMPLAINT);
         assert!(complaints == 1 || case == "slow", "{complaints} {case}: {:#?}", service.log());
         let log = service.log();
-        let said = log.iter().find(|line| line.get("msg") == Some("spans were lost"));
+        let said = log.iter().find(|line| line.get("msg") == Some("spans dropped"));
         let said = said.map_or(0.0, |line| line["spans"].parse().unwrap());
         assert_eq!(said, lost(&page), "{case}");
     }
@@ -227,7 +227,7 @@ fn rejected_spans_warn_once() {
             let [complaint, last] = warnings[..] else { panic!("{case}: {warnings:#?}") };
             assert_eq!(&complaint["msg"], REJECTED, "{case}");
             assert_eq!((&complaint["reason"], &complaint["details"]), ("rejected", "not these"));
-            assert_eq!(&last["msg"], "spans were lost", "{case}");
+            assert_eq!(&last["msg"], "spans dropped", "{case}");
             assert_eq!(last["spans"], expected.to_string(), "{case}");
         }
     }
@@ -320,7 +320,7 @@ fn export_resumes_after_outage() {
         // The log has a line for each request, so that they need not be counted here.
         let sent = service.stop().stdout.iter().filter(|line| line.contains("endpoint=")).count();
         let log = service.log();
-        let lost = log.iter().find(|line| line.get("msg") == Some("spans were lost")).unwrap();
+        let lost = log.iter().find(|line| line.get("msg") == Some("spans dropped")).unwrap();
         let lost: usize = lost["spans"].parse().unwrap();
         assert_eq!(backend.spans().len() + lost, sent, "{protocol:?}");
         // The second time within a minute is not said again.

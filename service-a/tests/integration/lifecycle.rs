@@ -196,8 +196,7 @@ fn does_not_keep_it_from_stopping(backend: &str) {
         println!("{protocol} backend that hangs: stopped after {took:.1?} of 500 ms");
         // Far from the limit set, and farther from the 10 s that hold where none is.
         assert!(took < Duration::from_secs(5), "{took:?}");
-        let lost =
-            service.log().into_iter().find(|line| line.get("msg") == Some("spans were lost"));
+        let lost = service.log().into_iter().find(|line| line.get("msg") == Some("spans dropped"));
         assert_eq!(&lost.unwrap()["spans"], "1", "{protocol}");
     }
 }

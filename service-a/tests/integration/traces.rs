@@ -105,7 +105,7 @@ fn unsampled_parent_is_propagated() {
 }
 
 #[test]
-fn samplers_are_those_of_the_specification() {
+fn samplers_follow_specification() {
     // The sampler, its argument, whether the caller samples, and whether there is a span then.
     for (sampler, arg, caller, sampled) in [
         ("always_on", "", Some(false), true),
