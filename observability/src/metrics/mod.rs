@@ -35,12 +35,12 @@ use process::ProcessMetrics;
 
 pub(crate) use client::ClientMetrics;
 pub(crate) use log::DroppedLines;
-pub(crate) use names::{UNMATCHED_ROUTE, URL_SCHEME};
 pub use names::{
     BUILD_INFO, CLIENT_ACTIVE, CLIENT_CIRCUIT_OPEN, CLIENT_DURATION, CLIENT_ERRORS, CLIENT_RETRIES,
     DURATION_BUCKETS, LOG_LINES_LOST, SERVER_ACTIVE, SERVER_DURATION, SPANS_EXPORTED,
     SPANS_PROCESSED, SPANS_STARTED,
 };
+pub(crate) use names::{UNMATCHED_ROUTE, URL_SCHEME};
 pub(crate) use outcome::Outcome;
 pub(crate) use server::ServerMetrics;
 pub(crate) use span::{ExportFailure, SpanMetrics};
