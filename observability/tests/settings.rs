@@ -1,8 +1,13 @@
-//! Settings of any bytes at all: each is taken, or named in one message; nothing panics, and no value is
-//! repeated.
+//! Property tests of settings: arbitrary values are accepted, or rejected with a message that contains the
+//! setting's name and not its value.
 
 #![cfg(unix)]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed assumption fails the test"
+)]
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -15,13 +20,13 @@ use proptest::prelude::*;
 const SERVICE: ServiceInfo = ServiceInfo {
     name: "service-t",
     log_label: "T",
-    description: "A test",
+    description: "Test service",
     version: "1.0.0",
     revision: "unknown",
     listen_addr: "127.0.0.1:0",
 };
 
-/// Every variable that is read, and what makes a message of it.
+/// Environment variables of a service.
 const VARIABLES: [&str; 21] = [
     "LISTEN_ADDR",
     "ADMIN_ADDR",
@@ -46,7 +51,7 @@ const VARIABLES: [&str; 21] = [
     "OTEL_BSP_SCHEDULE_DELAY",
 ];
 
-/// The flags that are read.
+/// Command-line flags of a service.
 const FLAGS: [&str; 8] = [
     "--listen-addr",
     "--admin-addr",
@@ -59,7 +64,7 @@ const FLAGS: [&str; 8] = [
 ];
 
 fn value() -> impl Strategy<Value = OsString> {
-    let words = [
+    let values = [
         "0",
         "1",
         "-1",
@@ -85,7 +90,7 @@ fn value() -> impl Strategy<Value = OsString> {
         "",
     ];
     prop_oneof![
-        2 => proptest::sample::select(words.to_vec()).prop_map(OsString::from),
+        2 => proptest::sample::select(values.to_vec()).prop_map(OsString::from),
         1 => any::<String>().prop_map(OsString::from),
         1 => proptest::collection::vec(any::<u8>(), 0..40).prop_map(OsString::from_vec),
     ]
@@ -124,20 +129,20 @@ proptest! {
 
     #[test]
     fn arbitrary_args_never_panic(
-        words in proptest::collection::vec(
+        args in proptest::collection::vec(
             prop_oneof![
                 8 => (proptest::sample::select(FLAGS.to_vec()), value())
                     .prop_map(|(flag, value)| vec![flag.into(), value]),
                 1 => proptest::sample::select(vec![
                     "--log-format=json", "--listen-addr", "--", "-", "--help", "--health-checks", "5",
-                ]).prop_map(|word| vec![word.into()]),
-                1 => value().prop_map(|word| vec![word]),
+                ]).prop_map(|arg| vec![arg.into()]),
+                1 => value().prop_map(|arg| vec![arg]),
             ],
             0..4,
         ),
     ) {
-        let words = std::iter::once(OsString::from("t")).chain(words.concat());
-        match Reader::from_args(SERVICE, &[], words).map(|reader| reader.finish(|_| ())) {
+        let args = std::iter::once(OsString::from("t")).chain(args.concat());
+        match Reader::from_args(SERVICE, &[], args).map(|reader| reader.finish(|_| ())) {
             Ok(Ok(_)) => {}
             Ok(Err(exit)) => {
                 let message = exit.to_string();
@@ -145,7 +150,7 @@ proptest! {
                 prop_assert!(VARIABLES.iter().any(|name| message.contains(name)), "{}", message);
                 prop_assert!(!message.contains("hunter2"), "{}", message);
             }
-            // What is no flag is named as it was written.
+            // The message about an unknown flag repeats it.
             Err(exit) => prop_assert!(matches!(exit.code(), 0 | 2)),
         }
     }
