@@ -1,8 +1,8 @@
-"""Stands in for Grafana where no registry can be reached: reads what Grafana would be given, as the
-user Grafana runs as and from inside its network, and answers the three calls the check makes.
+"""Stand-in for Grafana if no container registry can be reached.
 
-Grafana's own rendering is not covered; that every query of every panel answers is checked against
-Prometheus itself (deploy/check/stack.py).
+It reads the provisioning files with Grafana's user id, calls the data sources from inside the network, and
+serves the three API calls that tests/deploy/stack.py makes. It renders nothing: stack.py sends the query of
+each panel to Prometheus itself.
 """
 
 import http.server
@@ -19,12 +19,13 @@ PROVISIONING = pathlib.Path("/etc/grafana/provisioning")
 DATA = pathlib.Path("/var/lib/grafana")
 
 
-def load():
+def load_provisioning():
+    """Returns the data sources and the dashboards by their uid."""
     sources, dashboards = {}, {}
     for path in sorted((PROVISIONING / "datasources").glob("*.y*ml")):
         for source in yaml.safe_load(path.read_text())["datasources"]:
             if source["uid"] in sources:
-                raise ValueError(f"two data sources {source['uid']}")
+                raise ValueError(f"duplicate data source {source['uid']}")
             sources[source["uid"]] = source
     for path in sorted((PROVISIONING / "dashboards").glob("*.y*ml")):
         for provider in yaml.safe_load(path.read_text())["providers"]:
@@ -34,26 +35,26 @@ def load():
             for file in files:
                 one = json.loads(file.read_text())
                 if one["uid"] in dashboards:
-                    raise ValueError(f"two dashboards {one['uid']}")
+                    raise ValueError(f"duplicate dashboard {one['uid']}")
                 dashboards[one["uid"]] = one
     return sources, dashboards
 
 
-def reach(sources):
-    """Each data source's health call, at the address Grafana is given."""
+def check_sources(sources):
+    """Calls the health endpoint of each data source at the address in the provisioning file."""
     calls = {"prometheus": "/api/v1/status/buildinfo", "jaeger": "/api/services"}
     for source in sources.values():
-        with urllib.request.urlopen(source["url"] + calls[source["type"]], timeout=5) as answer:
-            json.load(answer)
+        with urllib.request.urlopen(source["url"] + calls[source["type"]], timeout=5) as response:
+            json.load(response)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         try:
-            sources, dashboards = load()
+            sources, dashboards = load_provisioning()
             uid = self.path.rsplit("/", 1)[-1]
             if self.path == "/api/health":
-                reach(sources)
+                check_sources(sources)
                 status, body = 200, {"database": "ok", "standin": True, "starts": len(STARTS)}
             elif self.path.startswith("/api/search"):
                 status, body = 200, [{"uid": u, "title": d["title"], "type": "dash-db"} for u, d in dashboards.items()]
@@ -61,7 +62,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 status, body = 200, {"dashboard": dashboards[uid], "meta": {"provisioned": True}}
             else:
                 status, body = 404, {"message": "not found"}
-        except Exception as error:  # whatever is wrong with the provisioning shows in the health check
+        except Exception as error:  # the health check reports every error of the provisioning
             status, body = 503, {"error": f"{type(error).__name__}: {error}"}
             print(body["error"], flush=True)
         payload = json.dumps(body).encode()
@@ -77,7 +78,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    # One line per start: the volume is writable for this user and outlives the container.
+    # One line per start shows that this user can write to the volume and that it outlives the container.
     log = DATA / "starts"
     with log.open("a") as file:
         file.write(f"{time.time()}\n")

@@ -1,4 +1,4 @@
-//! Embeds Jaeger's user interface: each file compressed, and a table of them for `include!`.
+//! Compresses the files of Jaeger UI and writes a table of them for `include!`.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -17,29 +17,27 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=Cargo.toml");
 
-    let package = package_folder()?;
-    let interface = package.join("jaeger-ui");
+    let ui = package_folder()?.join("jaeger-ui");
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
-    embed(&interface.join("build"), &out)?;
-    // Read from the package and not from ours: its licence goes where its files go.
-    fs::copy(interface.join("LICENSE"), out.join("jaeger-ui-license.txt"))?;
+    embed(&ui.join("build"), &out)?;
+    fs::copy(ui.join("LICENSE"), out.join("jaeger-ui-license.txt"))?;
     Ok(())
 }
 
-/// Where cargo unpacked the package that carries the interface.
+/// Returns the folder into which cargo unpacked the package that contains Jaeger UI.
 ///
-/// Asked offline first, so that a build after `cargo fetch` or `cargo vendor` needs no network;
-/// then online, since cargo downloads no package that no target uses.
+/// The first attempt is offline, so that a build after `cargo fetch` or `cargo vendor` needs no
+/// network. The second downloads the package, because cargo does not download a package that no
+/// target uses.
 fn package_folder() -> Result<PathBuf, Box<dyn Error>> {
-    let metadata = match metadata(&["--frozen"]) {
-        Ok(found) => found,
-        Err(offline) => metadata(&["--locked"]).map_err(|online| {
+    let metadata = metadata("--frozen").or_else(|offline| {
+        metadata("--locked").map_err(|online| {
             format!(
-                "the package {PACKAGE} {VERSION}, which carries Jaeger's user interface, is not at \
-                 hand; run `cargo fetch` once with a network.\noffline: {offline}\nonline: {online}"
+                "cannot find the package {PACKAGE} {VERSION}, which contains Jaeger UI; run \
+                 `cargo fetch` with a network.\noffline: {offline}\nonline: {online}"
             )
-        })?,
-    };
+        })
+    })?;
     metadata["packages"]
         .as_array()
         .into_iter()
@@ -47,23 +45,23 @@ fn package_folder() -> Result<PathBuf, Box<dyn Error>> {
         .find(|package| package["name"] == PACKAGE && package["version"] == VERSION)
         .and_then(|package| Path::new(package["manifest_path"].as_str()?).parent())
         .map(Path::to_path_buf)
-        .ok_or_else(|| format!("cargo knows of no package {PACKAGE} {VERSION}").into())
+        .ok_or_else(|| format!("`cargo metadata` lists no package {PACKAGE} {VERSION}").into())
 }
 
-fn metadata(network: &[&str]) -> Result<Value, Box<dyn Error>> {
+fn metadata(lock_flag: &str) -> Result<Value, Box<dyn Error>> {
     let manifest = Path::new(&std::env::var("CARGO_MANIFEST_DIR")?).join("Cargo.toml");
-    let answer = Command::new(std::env::var("CARGO")?)
+    let output = Command::new(std::env::var("CARGO")?)
         .args(["metadata", "--format-version=1", "--manifest-path"])
         .arg(manifest)
-        .args(network)
+        .arg(lock_flag)
         .output()?;
-    if !answer.status.success() {
-        return Err(String::from_utf8_lossy(&answer.stderr).trim().into());
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).trim().into());
     }
-    Ok(serde_json::from_slice(&answer.stdout)?)
+    Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-/// Writes each file of `folder` compressed to `out`, and `assets.rs`, the table of them.
+/// Writes the compressed files of `folder` and their table `assets.rs` to `out`.
 fn embed(folder: &Path, out: &Path) -> Result<(), Box<dyn Error>> {
     let mut files = vec![("index.html".to_owned(), folder.join("index.html"))];
     for entry in fs::read_dir(folder.join("static"))? {
@@ -74,10 +72,10 @@ fn embed(folder: &Path, out: &Path) -> Result<(), Box<dyn Error>> {
     files.sort();
 
     let mut table = String::from("&[\n");
-    for (number, (name, path)) in files.iter().enumerate() {
+    for (index, (name, path)) in files.iter().enumerate() {
         let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
         gzip.write_all(&fs::read(path)?)?;
-        let compressed = out.join(format!("asset-{number}.gz"));
+        let compressed = out.join(format!("asset-{index}.gz"));
         fs::write(&compressed, gzip.finish()?)?;
         writeln!(
             table,

@@ -1,102 +1,100 @@
-//! Where the traces go: to a Jaeger of the lab's own, or where `OTEL_EXPORTER_OTLP_ENDPOINT` says.
+//! Destination of the traces: the embedded Jaeger, or an external collector if the environment names
+//! one.
 
 use std::ffi::OsString;
 use std::fmt;
 
 use embedded_jaeger::{JaegerConfig, JaegerHandle};
-use observability::Exit;
-use observability::serve::ShutdownSignals;
+use observability::Error;
+use observability::server::ShutdownSignals;
 
-/// The destination of the traces.
+use crate::args::Args;
+use crate::terminal::Terminal;
+
+/// Destination of the traces.
 #[derive(Debug)]
-pub(crate) enum Traces {
-    /// The lab's own Jaeger.
-    Embedded(Option<JaegerHandle>),
-    /// Somebody else's, at this host.
-    Exported(String),
+pub(crate) enum TraceBackend {
+    /// The embedded Jaeger.
+    Embedded(JaegerHandle),
+    /// An external collector at this endpoint.
+    External(String),
 }
 
-impl Traces {
-    /// Starts the lab's own Jaeger unless the environment names another place.
-    pub(crate) async fn start(settings: &JaegerConfig) -> Result<Self, Exit> {
-        let elsewhere = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"]
+impl TraceBackend {
+    /// Starts the embedded Jaeger unless the environment names an endpoint.
+    pub(crate) async fn start(config: JaegerConfig) -> Result<Self, Error> {
+        let endpoint = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"]
             .into_iter()
             .find_map(|variable| std::env::var(variable).ok().filter(|value| !value.is_empty()));
-        match elsewhere {
-            Some(endpoint) => Ok(Self::Exported(without_credentials(&endpoint).to_owned())),
-            None => Ok(Self::Embedded(Some(start(settings.clone()).await?))),
+        match endpoint {
+            Some(endpoint) => Ok(Self::External(strip_credentials(&endpoint).to_owned())),
+            None => start_embedded(config).await.map(Self::Embedded),
         }
     }
 
-    /// What the services have to be told.
+    /// Environment variables that direct the services to the embedded Jaeger. They inherit the
+    /// variables of an external collector.
     pub(crate) fn env(&self) -> Vec<(&'static str, OsString)> {
         match self {
-            Self::Embedded(Some(jaeger)) => vec![
+            Self::Embedded(jaeger) => vec![
                 (
                     "OTEL_EXPORTER_OTLP_ENDPOINT",
                     format!("http://{}", jaeger.otlp_grpc_addr()).into(),
                 ),
                 ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc".into()),
             ],
-            _ => Vec::new(),
+            Self::External(_) => Vec::new(),
         }
     }
 
-    /// Opens one trace.
+    /// Returns the URL of a trace if the embedded Jaeger stores it.
     pub(crate) fn link(&self, trace_id: &str) -> Option<String> {
         match self {
-            Self::Embedded(Some(jaeger)) => {
-                Some(format!("http://{}/trace/{trace_id}", jaeger.ui_addr()))
-            }
-            _ => None,
+            Self::Embedded(jaeger) => Some(format!("http://{}/trace/{trace_id}", jaeger.ui_addr())),
+            Self::External(_) => None,
         }
     }
 
-    pub(crate) async fn stop(&mut self) {
-        if let Self::Embedded(jaeger) = self
-            && let Some(jaeger) = jaeger.take()
-        {
+    pub(crate) async fn stop(self) {
+        if let Self::Embedded(jaeger) = self {
             jaeger.stop().await;
         }
     }
 }
 
-impl fmt::Display for Traces {
+impl fmt::Display for TraceBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Embedded(Some(jaeger)) => write!(f, "http://{}", jaeger.ui_addr()),
-            Self::Embedded(None) => f.write_str("stopped"),
-            Self::Exported(host) => write!(f, "exported to {host}"),
+            Self::Embedded(jaeger) => write!(f, "http://{}", jaeger.ui_addr()),
+            Self::External(endpoint) => write!(f, "exported to {endpoint}"),
         }
     }
 }
 
-/// `lab jaeger`: the Jaeger by itself, until told to stop.
-pub(crate) async fn alone(args: impl Iterator<Item = OsString>) -> Result<(), Exit> {
-    let args = std::iter::once("lab jaeger".into()).chain(args);
-    let settings = crate::settings::Settings::from_args(args)?;
+/// Runs `lab jaeger`: the embedded Jaeger without the services, until a shutdown signal.
+pub(crate) async fn run_standalone(args: impl Iterator<Item = OsString>) -> Result<(), Error> {
+    let args = Args::parse(std::iter::once("lab jaeger".into()).chain(args))?;
     let mut signals = ShutdownSignals::new()?;
-    let jaeger = start(settings.jaeger).await?;
-    let screen = crate::screen::Screen::new();
-    screen.say(format_args!(
-        "Jaeger UI http://{}, OTLP over gRPC {}, over HTTP {}",
+    let jaeger = start_embedded(args.jaeger()).await?;
+    Terminal::new(false).print_status(format_args!(
+        "Jaeger UI http://{}, OTLP/gRPC {}, OTLP/HTTP {}",
         jaeger.ui_addr(),
         jaeger.otlp_grpc_addr(),
         jaeger.otlp_http_addr()
     ));
-    signals.next().await;
+    signals.recv().await;
     jaeger.stop().await;
     Ok(())
 }
 
-async fn start(settings: JaegerConfig) -> Result<JaegerHandle, Exit> {
-    embedded_jaeger::start(settings)
+async fn start_embedded(config: JaegerConfig) -> Result<JaegerHandle, Error> {
+    embedded_jaeger::start(config)
         .await
-        .map_err(|error| Exit::failure(format!("lab: Jaeger did not start: {error}")))
+        .map_err(|error| Error::other(format!("lab: Jaeger did not start: {error}")))
 }
 
-/// A URL without its user info.
-fn without_credentials(url: &str) -> &str {
+/// Removes scheme and user info from a URL that has user info.
+fn strip_credentials(url: &str) -> &str {
     url.rsplit_once('@').map_or(url, |(_, host)| host)
 }
 
@@ -105,8 +103,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn credentials_are_not_shown() {
-        assert_eq!(without_credentials("http://user:pw@c:4317"), "c:4317");
-        assert_eq!(without_credentials("http://c:4317"), "http://c:4317");
+    fn endpoint_credentials_are_hidden() {
+        assert_eq!(strip_credentials("http://user:pw@c:4317"), "c:4317");
+        assert_eq!(strip_credentials("http://c:4317"), "http://c:4317");
     }
 }

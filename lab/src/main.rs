@@ -1,47 +1,46 @@
-//! The whole system on one machine, without Docker: service A and service B as processes of their
-//! own, a Jaeger in memory, both logs on one screen, and a key to stop A with.
+//! Runs the whole system on one machine, without Docker: service A and service B as child processes
+//! and a Jaeger in memory.
 //!
-//! | question | where |
+//! | module | content |
 //! |---|---|
-//! | which ports and settings are there? | [`settings`] |
-//! | what is started, watched and stopped, in which order? | [`system`] |
-//! | how is one service run as a process? | [`child`] |
-//! | where do the traces go? | [`jaeger`] |
-//! | which traces are worth a look? | [`highlights`] |
-//! | what is shown? | [`screen`] |
-//! | how does a key reach us? | [`keys`] |
-//! | what does `lab load` do? | [`load`] |
+//! | [`supervisor`] | startup, reaction to keys and signals, shutdown in reverse order |
+//! | [`process`] | a service as a child process |
+//! | [`jaeger`] | destination of the traces |
+//! | [`notable_traces`] | traces of the slowest and the failed requests |
+//! | [`terminal`] | output |
+//! | [`keyboard`] | single keys from the terminal |
+//! | [`args`] | command line |
+//! | [`load`] | the subcommand `load` |
 
 use std::process::ExitCode;
 
-use observability::Exit;
+use observability::Error;
 
-mod child;
-mod highlights;
+mod args;
 mod jaeger;
-mod keys;
+mod keyboard;
 mod load;
-mod screen;
-mod settings;
-mod system;
+mod notable_traces;
+mod process;
+mod supervisor;
+mod terminal;
 
 fn main() -> ExitCode {
-    // The same binary is all of it, so that nothing else needs to be built or found.
+    // One executable contains every role, so that nothing else needs to be built or located.
     let mut args = std::env::args_os();
     let _program = args.next();
     let subcommand = args.next();
-    match subcommand.as_deref().and_then(|word| word.to_str()) {
-        Some(name @ (child::SERVICE_A | child::SERVICE_B)) => {
+    match subcommand.as_deref().and_then(|name| name.to_str()) {
+        Some(name @ (process::SERVICE_A | process::SERVICE_B)) => {
             let name = name.to_owned();
-            observability::run(child::main(name, args))
+            observability::run(process::run_service(name, args))
         }
-        Some("jaeger") => observability::run(jaeger::alone(args)),
+        Some("jaeger") => observability::run(jaeger::run_standalone(args)),
         Some("load") => observability::run(load::run(args)),
-        _ => observability::run(lab()),
+        _ => observability::run(run_lab()),
     }
 }
 
-async fn lab() -> Result<(), Exit> {
-    let settings = settings::Settings::from_args(std::env::args_os())?;
-    system::run(settings).await
+async fn run_lab() -> Result<(), Error> {
+    supervisor::run(args::Args::parse(std::env::args_os())?).await
 }

@@ -1,6 +1,6 @@
-//! `lab load` as a process, against a service B of the test's own.
+//! Tests of `lab load` as a process against a fake service B.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test helpers")]
 
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
@@ -17,49 +17,50 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::sync::watch;
 
-/// What anything here may take before it counts as hung.
-const LIMIT: Duration = Duration::from_secs(60);
+/// Timeout of each wait.
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 const OK: &str = r#"{"service_a":{"echo":"load"},"service_b":"ok"}"#;
 
+/// Requests are sent at the configured rate although B does not respond, and their latencies include
+/// the whole stall.
 #[tokio::test]
 async fn stalled_server_does_not_slow_pacer() {
-    let b = Gated::start().await;
+    let b = FakeServiceB::start().await;
     let mut load = Load::start(&b.url, &["--rate", "100", "--duration", "1s", "--timeout", "50s"]);
-    // All of them arrive though none is answered.
-    b.arrived(100).await;
-    load.said("done, waiting for 100 in flight").await;
+    // All requests arrive although B responds to none of them.
+    b.wait_for_requests(100).await;
+    load.wait_for_line("completed, 100 requests in flight").await;
     b.open();
-    let (status, report) = load.end().await;
+    let (status, report) = load.wait().await;
     assert!(status.success(), "{status}");
-    has(&report, "requests   100 sent of 100 due\n");
-    has(&report, "  ok                    100   100.00 %\n");
-    // The first was due a second before the gate opened, the one in the middle half a second: seen
-    // from the last one alone, the server would look fast.
+    assert_contains(&report, "requests   100 sent of 100 due\n");
+    assert_contains(&report, "  ok                    100   100.00 %\n");
+    // The first request was due one second before the gate opened and the middle one half a second.
     let [p50, .., max] = latencies(&report, "ok");
     assert!(p50 >= 490.0 && max >= 990.0, "{report}");
     let rate = report.split_once("rate       ").unwrap().1.split_once("/s sent").unwrap().0;
-    // Nothing makes it send more; a busy machine may make the run longer.
+    // A busy machine may prolong the run, which lowers the rate.
     assert!((50.0..=100.0).contains(&rate.parse().unwrap()), "{report}");
 }
 
 #[tokio::test]
-async fn what_is_over_the_bound_is_counted() {
-    let b = Gated::start().await;
+async fn requests_over_limit_are_counted() {
+    let b = FakeServiceB::start().await;
     let flags = ["--rate", "100", "--duration", "1s", "--timeout", "50s", "--max-in-flight", "5"];
     let mut load = Load::start(&b.url, &flags);
-    load.said("done, waiting for 5 in flight").await;
+    load.wait_for_line("completed, 5 requests in flight").await;
     b.open();
-    let (status, report) = load.end().await;
+    let (status, report) = load.wait().await;
     assert!(status.success(), "{status}");
-    has(&report, "requests   5 sent of 100 due; 95 not sent, with 5 in flight");
-    has(&report, "  ok                      5   100.00 %\n");
+    assert_contains(&report, "requests   5 sent of 100 due; 95 not sent because 5 were in flight");
+    assert_contains(&report, "  ok                      5   100.00 %\n");
 }
 
 #[tokio::test]
 async fn outcomes_are_counted_by_kind() {
     let n = Arc::new(AtomicUsize::new(0));
-    let answers = [
+    let responses = [
         (StatusCode::OK, OK),
         (StatusCode::SERVICE_UNAVAILABLE, r#"{"error":"timeout"}"#),
         (StatusCode::SERVICE_UNAVAILABLE, r#"{"error":"refused"}"#),
@@ -68,103 +69,103 @@ async fn outcomes_are_counted_by_kind() {
         (StatusCode::NOT_FOUND, "not found"),
         (StatusCode::OK, "garbage"),
     ];
-    let answer = async move || match answers.get(n.fetch_add(1, Ordering::Relaxed) % 8) {
-        Some(answer) => answer.into_response(),
-        // More is announced than comes, so the connection is closed in its midst.
+    let handler = async move || match responses.get(n.fetch_add(1, Ordering::Relaxed) % 8) {
+        Some(response) => response.into_response(),
+        // The connection closes before the announced length is reached.
         None => {
-            let pieces = [Ok("{"), Err(std::io::Error::other("broken"))];
-            let broken = Body::from_stream(futures_util::stream::iter(pieces));
-            ([(CONTENT_LENGTH, "100")], broken).into_response()
+            let chunks = [Ok("{"), Err(std::io::Error::other("truncated"))];
+            let truncated = Body::from_stream(futures_util::stream::iter(chunks));
+            ([(CONTENT_LENGTH, "100")], truncated).into_response()
         }
     };
-    let url = serve(Router::new().route("/call-echo", get(answer))).await;
-    let (status, report) = Load::start(&url, &["--rate", "80", "--duration", "1s"]).end().await;
+    let url = serve(Router::new().route("/call-echo", get(handler))).await;
+    let (status, report) = Load::start(&url, &["--rate", "80", "--duration", "1s"]).wait().await;
     assert!(status.success(), "{status}");
-    has(&report, "requests   80 sent of 80 due\n");
+    assert_contains(&report, "requests   80 sent of 80 due\n");
     let kinds =
         ["ok", "timeout", "refused", "500", "overload", "B: status 404", "B: decode", "B: reset"];
     for kind in kinds {
-        has(&report, &format!("  {kind:<15}        10    12.50 %\n"));
+        assert_contains(&report, &format!("  {kind:<15}        10    12.50 %\n"));
     }
     assert_eq!(report.split_once("outcomes\n").unwrap().1.lines().count(), kinds.len());
 }
 
 #[tokio::test]
 async fn request_timeout_is_attributed_to_b() {
-    let b = Gated::start().await;
+    let b = FakeServiceB::start().await;
     let flags = ["--rate", "20", "--duration", "200ms", "--timeout", "100ms"];
     let mut load = Load::start(&b.url, &flags);
-    let complaint = load.said("never answered").await;
-    assert!(complaint.contains(&b.url), "{complaint}");
-    let (status, report) = load.end().await;
+    let error = load.wait_for_line("no response from service B").await;
+    assert!(error.contains(&b.url), "{error}");
+    let (status, report) = load.wait().await;
     assert_eq!(status.code(), Some(1));
-    has(&report, "  B: timeout              4   100.00 %\n");
+    assert_contains(&report, "  B: timeout              4   100.00 %\n");
     assert!(latencies(&report, "all")[0] >= 100.0, "{report}");
 }
 
 #[tokio::test]
-async fn without_a_service_it_says_so() {
-    // Bound and not listening: the port is ours, and it refuses.
+async fn refused_connections_exit_with_1() {
+    // A bound socket that does not listen reserves the port and refuses connections.
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let url = format!("http://{}", socket.local_addr().unwrap());
     let mut load = Load::start(&url, &["--rate", "50", "--duration", "100ms"]);
-    let complaint = load.said("never answered").await;
+    let error = load.wait_for_line("no response from service B").await;
     assert_eq!(
-        complaint,
+        error,
         format!(
-            "lab load: service B never answered at {url}; is it running? `cargo run` starts it"
+            "lab load: no response from service B at {url}; is it running? `cargo run` starts it"
         )
     );
-    let (status, report) = load.end().await;
+    let (status, report) = load.wait().await;
     assert_eq!(status.code(), Some(1));
-    has(&report, "  B: refused              5   100.00 %\n");
+    assert_contains(&report, "  B: refused              5   100.00 %\n");
 }
 
 #[tokio::test]
-async fn bad_settings_are_named_at_once() {
+async fn invalid_settings_are_reported_together() {
     let mut load = Load::start("ftp://b", &["--rate", "0"]);
-    load.said("lab load: 2 bad settings").await;
-    load.said("LOAD_TARGET (--target)").await;
-    load.said("LOAD_RATE (--rate)").await;
-    let (status, report) = load.end().await;
+    load.wait_for_line("lab load: 2 invalid settings").await;
+    load.wait_for_line("LOAD_TARGET (--target)").await;
+    load.wait_for_line("LOAD_RATE (--rate)").await;
+    let (status, report) = load.wait().await;
     assert_eq!((status.code(), report.as_str()), (Some(2), ""));
 }
 
 #[tokio::test]
 async fn closed_stdout_is_ignored() {
-    let b = Gated::start().await;
+    let b = FakeServiceB::start().await;
     b.open();
     let mut load = Load::start(&b.url, &["--rate", "20", "--duration", "100ms"]);
     drop(load.process.stdout.take());
-    assert!(load.end().await.0.success());
+    assert!(load.wait().await.0.success());
 }
 
 #[cfg(unix)]
 #[tokio::test]
 async fn sigterm_reports_and_clears_faults() {
-    let b = Gated::start().await;
+    let b = FakeServiceB::start().await;
     b.open();
-    let (told, mut faults) = tokio::sync::mpsc::unbounded_channel();
-    let switch = move |method: axum::http::Method| async move {
-        let _ = told.send(method);
+    let (methods, mut faults) = tokio::sync::mpsc::unbounded_channel();
+    let handler = move |method: axum::http::Method| async move {
+        let _ = methods.send(method);
     };
-    let a = serve(Router::new().route("/faults", axum::routing::any(switch))).await;
+    let a = serve(Router::new().route("/faults", axum::routing::any(handler))).await;
 
-    let mut load = Load::start(&b.url, &["--rate", "100", "--service-a", &a]);
-    let greeting = load.said("100.0 requests/s to").await;
-    assert!(greeting.ends_with("/call-echo until stopped"), "{greeting}");
-    b.arrived(20).await;
-    // The cycle begins with A in good order.
+    let mut load = Load::start(&b.url, &["--rate", "100", "--faults-url", &a]);
+    let first_line = load.wait_for_line("100.0 requests/s to").await;
+    assert!(first_line.ends_with("/call-echo until stopped"), "{first_line}");
+    b.wait_for_requests(20).await;
+    // The cycle begins with the healthy phase.
     assert_eq!(faults.recv().await.unwrap().as_str(), "DELETE");
     load.terminate();
-    let (status, report) = load.end().await;
+    let (status, report) = load.wait().await;
     assert_eq!(status.code(), Some(0));
-    has(&report, "stopped by SIGTERM after");
+    assert_contains(&report, "stopped by SIGTERM after");
     let count = b.count();
-    has(&report, &format!("requests   {count} sent of {count} due\n"));
-    has(&report, &format!("  ok              {count:>9}   100.00 %\n"));
-    has(&report, "faults     switched 1 times, off at the end\n");
+    assert_contains(&report, &format!("requests   {count} sent of {count} due\n"));
+    assert_contains(&report, &format!("  ok              {count:>9}   100.00 %\n"));
+    assert_contains(&report, "faults     1 switches, 0 failures, off at the end\n");
     assert_eq!(faults.recv().await.unwrap().as_str(), "DELETE");
     assert!(faults.try_recv().is_err());
 }
@@ -172,29 +173,29 @@ async fn sigterm_reports_and_clears_faults() {
 #[cfg(unix)]
 #[tokio::test]
 async fn second_signal_aborts_requests() {
-    let b = Gated::start().await;
+    let b = FakeServiceB::start().await;
     let mut load = Load::start(&b.url, &["--rate", "1000", "--duration", "1h", "--timeout", "1h"]);
-    b.arrived(3).await;
+    b.wait_for_requests(3).await;
     load.terminate();
-    load.said("stopped by SIGTERM, waiting for").await;
+    load.wait_for_line("stopped by SIGTERM, ").await;
     load.terminate();
-    let (status, report) = load.end().await;
+    let (status, report) = load.wait().await;
     assert_eq!(status.code(), Some(0));
-    has(&report, " cut off at the end\n");
+    assert_contains(&report, " aborted\n");
 }
 
-/// A service B that answers only once its gate is open.
-struct Gated {
+/// Service B that responds once its gate is open.
+struct FakeServiceB {
     url: String,
-    arrived: watch::Receiver<usize>,
+    requests: watch::Receiver<usize>,
     gate: watch::Sender<bool>,
 }
 
-impl Gated {
+impl FakeServiceB {
     async fn start() -> Self {
-        let (count, arrived) = watch::channel(0);
+        let (count, requests) = watch::channel(0);
         let (gate, opened) = watch::channel(false);
-        let answer = move |uri: Uri, headers: HeaderMap| {
+        let handler = move |uri: Uri, headers: HeaderMap| {
             assert_eq!(uri.query(), Some("msg=load"));
             assert!(!headers.contains_key("traceparent"));
             count.send_modify(|count| *count += 1);
@@ -204,8 +205,8 @@ impl Gated {
                 OK
             }
         };
-        let url = serve(Router::new().route("/call-echo", get(answer))).await;
-        Self { url, arrived, gate }
+        let url = serve(Router::new().route("/call-echo", get(handler))).await;
+        Self { url, requests, gate }
     }
 
     fn open(&self) {
@@ -213,18 +214,19 @@ impl Gated {
     }
 
     fn count(&self) -> usize {
-        *self.arrived.borrow()
+        *self.requests.borrow()
     }
 
-    /// Waits until that many requests have arrived.
-    async fn arrived(&self, n: usize) {
-        let mut arrived = self.arrived.clone();
-        let waited = tokio::time::timeout(LIMIT, arrived.wait_for(|count| *count >= n)).await;
+    /// Waits until `n` requests have arrived.
+    async fn wait_for_requests(&self, n: usize) {
+        let mut requests = self.requests.clone();
+        let waited =
+            tokio::time::timeout(TEST_TIMEOUT, requests.wait_for(|count| *count >= n)).await;
         assert!(waited.is_ok(), "only {} of {n} requests arrived", self.count());
     }
 }
 
-/// Serves on a free port for as long as the test runs.
+/// Serves on a free port until the test ends and returns the base URL.
 async fn serve(router: Router) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -232,7 +234,7 @@ async fn serve(router: Router) -> String {
     url
 }
 
-/// `lab load` as it runs.
+/// Running `lab load`.
 struct Load {
     process: Child,
     stderr: Lines<BufReader<ChildStderr>>,
@@ -259,17 +261,17 @@ impl Load {
         Self { process, stderr }
     }
 
-    /// Waits for a line with that text on stderr.
-    async fn said(&mut self, text: &str) -> String {
+    /// Waits for a line on stderr that contains `text`.
+    async fn wait_for_line(&mut self, text: &str) -> String {
         let wait = async {
             while let Some(line) = self.stderr.next_line().await.unwrap() {
                 if line.contains(text) {
                     return line;
                 }
             }
-            panic!("it never said {text:?}");
+            panic!("stderr closed without {text:?}");
         };
-        tokio::time::timeout(LIMIT, wait).await.unwrap_or_else(|_| panic!("no {text:?}"))
+        tokio::time::timeout(TEST_TIMEOUT, wait).await.unwrap_or_else(|_| panic!("no {text:?}"))
     }
 
     #[cfg(unix)]
@@ -279,8 +281,8 @@ impl Load {
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     }
 
-    /// Waits for its end; gives its report.
-    async fn end(mut self) -> (ExitStatus, String) {
+    /// Waits for the exit and returns the report.
+    async fn wait(mut self) -> (ExitStatus, String) {
         let mut report = String::new();
         let stdout = self.process.stdout.take();
         let end = async {
@@ -289,17 +291,17 @@ impl Load {
             }
             self.process.wait().await.unwrap()
         };
-        let status = tokio::time::timeout(LIMIT, end).await.expect("it does not end");
+        let status = tokio::time::timeout(TEST_TIMEOUT, end).await.expect("lab load does not exit");
         (status, report)
     }
 }
 
 #[track_caller]
-fn has(report: &str, text: &str) {
+fn assert_contains(report: &str, text: &str) {
     assert!(report.contains(text), "no {text:?} in\n{report}");
 }
 
-/// A row of the report's latencies in milliseconds: p50, p90, p95, p99, p99.9, max.
+/// Returns a row of the report's latencies in milliseconds: p50, p90, p95, p99, p99.9, max.
 fn latencies(report: &str, row: &str) -> [f64; 6] {
     let row = format!("  {row} ");
     let line = report.lines().find(|line| line.starts_with(&row)).unwrap();

@@ -51,6 +51,6 @@ fn hung_backend_does_not_block_shutdown() {
             assert_eq!(service.get("/hello").text(), "hello");
         }
         assert_eq!(service.stop().code, Some(0));
-        assert_eq!(&service.wait_for_message("spans were lost")["spans"], "20", "{protocol}");
+        assert_eq!(&service.wait_for_message("spans dropped")["spans"], "20", "{protocol}");
     }
 }

@@ -9,7 +9,7 @@
 )]
 
 use http::{HeaderMap, HeaderValue};
-use observability::trace_context::{TRACEPARENT, TRACESTATE, extract, inject};
+use observability::traces::propagation::{TRACEPARENT, TRACESTATE, extract, inject};
 use opentelemetry::trace::TraceContextExt;
 use proptest::prelude::*;
 

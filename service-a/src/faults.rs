@@ -1,8 +1,10 @@
-//! Faults on purpose: what `/echo` can be made to do wrong, and the switch for it.
+//! Fault injection: the `/faults` routes, and the middleware that makes `/echo` fail.
 
 use std::future::pending;
 use std::io;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -11,56 +13,62 @@ use axum::http::StatusCode;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{any, get};
 use axum::{Json, Router};
+use http_body::Frame;
 use observability::{ErrorKind, Failure};
+use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-/// The longest delay that can be asked for, in milliseconds.
+/// Maximum injected delay, in milliseconds.
 const MAX_DELAY_MS: u64 = 60_000;
 
-/// What `/echo` does wrong now; a clone is the same switch.
-#[derive(Debug, Clone, Default)]
-pub struct Faults(Arc<RwLock<Plan>>);
+/// Start of a response body that is not complete JSON.
+const TRUNCATED_ECHO: &str = "{\"echo\":";
 
-/// What to do wrong. All of it absent is nothing.
+/// Faults that `/echo` has at the moment. A clone shares them.
+#[derive(Debug, Clone, Default)]
+pub struct FaultInjector(Arc<RwLock<FaultConfig>>);
+
+/// Faults to inject. The default injects none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct Plan {
-    /// Wait this long before anything else, in milliseconds.
+struct FaultConfig {
+    /// Delay before anything else, in milliseconds.
     delay_ms: u64,
-    /// The share of requests that are answered with `status`, from 0 to 1; absent with a `status`
-    /// it is all of them.
+    /// Share of requests that receive `status`, from 0 to 1. The default is 1 if `status` is set.
     #[serde(skip_serializing_if = "Option::is_none")]
     error_rate: Option<f64>,
-    /// Answer a 2xx body that is no echo.
-    garbage: bool,
-    /// Never answer.
-    hang: bool,
-    /// Close the connection before the answer is whole.
+    /// Respond 200 with a body that is not JSON.
+    #[serde(rename = "garbage")]
+    malformed_body: bool,
+    /// Never respond.
+    #[serde(rename = "hang")]
+    no_response: bool,
+    /// Close the connection before the response is complete.
     reset: bool,
-    /// The status of errors; 500 unless told otherwise.
+    /// Status of injected errors. The default is 500.
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<u16>,
 }
 
-impl Plan {
-    fn problem(&self) -> Option<String> {
+impl FaultConfig {
+    fn validate(self) -> Result<Self, String> {
         if self.delay_ms > MAX_DELAY_MS {
-            return Some(format!("delay_ms: expected at most {MAX_DELAY_MS}"));
+            return Err(format!("delay_ms: expected at most {MAX_DELAY_MS}"));
         }
         if self.error_rate.is_some_and(|rate| !(0.0..=1.0).contains(&rate)) {
-            return Some("error_rate: expected a number from 0 to 1".to_owned());
+            return Err("error_rate: expected a number from 0 to 1".to_owned());
         }
         if self.status.is_some_and(|status| !(300..=599).contains(&status)) {
-            return Some("status: expected a status from 300 to 599".to_owned());
+            return Err("status: expected a status from 300 to 599".to_owned());
         }
-        None
+        Ok(self)
     }
 
-    /// The status to fail with this time.
-    fn error(&self) -> Option<StatusCode> {
+    /// Returns the status of an injected error, or `None` if this request is spared.
+    fn error_status(&self) -> Option<StatusCode> {
         let rate = self.error_rate.unwrap_or(if self.status.is_some() { 1.0 } else { 0.0 });
         if rate <= 0.0 || rand::random::<f64>() >= rate {
             return None;
@@ -69,134 +77,125 @@ impl Plan {
     }
 }
 
-impl Faults {
-    fn plan(&self) -> Plan {
-        *self.0.read().unwrap_or_else(PoisonError::into_inner)
+/// Middleware that injects faults, in the order delay, no response, reset, error, malformed body.
+pub(crate) async fn inject_fault(
+    State(faults): State<FaultInjector>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let config = *faults.0.read();
+    if config.delay_ms > 0 {
+        tokio::time::sleep(Duration::from_millis(config.delay_ms)).await;
     }
-
-    fn set(&self, plan: Plan) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = plan;
-    }
-}
-
-/// Around `/echo`: what is planned happens, in the order delay, hang, reset, error, garbage.
-pub(crate) async fn strike(State(faults): State<Faults>, request: Request, next: Next) -> Response {
-    let plan = faults.plan();
-    if plan.delay_ms > 0 {
-        tokio::time::sleep(Duration::from_millis(plan.delay_ms)).await;
-    }
-    if plan.hang {
+    if config.no_response {
         pending::<()>().await;
     }
-    if plan.reset {
-        return reset();
+    if config.reset {
+        return truncated_response();
     }
-    if let Some(status) = plan.error() {
-        let details = "a fault on purpose".to_owned();
+    if let Some(status) = config.error_status() {
         let mut response = (status, Json(json!({"error": "fault"}))).into_response();
         if status.is_server_error() {
-            let failure = Failure { kind: ErrorKind::Status(status), details, http_status: status };
+            let failure = Failure::new(ErrorKind::Status(status), status, "injected fault");
             response.extensions_mut().insert(failure);
         }
         return response;
     }
-    if plan.garbage {
-        return ([(CONTENT_TYPE, "application/json")], "{\"echo\":").into_response();
+    if config.malformed_body {
+        return ([(CONTENT_TYPE, "application/json")], TRUNCATED_ECHO).into_response();
     }
     next.run(request).await
 }
 
-/// An answer that announces more than it sends, so that the connection is closed in its midst.
-fn reset() -> Response {
-    let broken = Body::new(Broken(Some(Bytes::from_static(b"{\"echo\":"))));
-    let headers = [(CONTENT_TYPE, "application/json"), (CONTENT_LENGTH, "100")];
-    (headers, broken).into_response()
+/// Returns a response that is shorter than its `Content-Length`, so that hyper closes the connection.
+fn truncated_response() -> Response {
+    let body = Body::new(TruncatedBody(Some(Bytes::from_static(TRUNCATED_ECHO.as_bytes()))));
+    ([(CONTENT_TYPE, "application/json"), (CONTENT_LENGTH, "100")], body).into_response()
 }
 
-struct Broken(Option<Bytes>);
+struct TruncatedBody(Option<Bytes>);
 
-impl http_body::Body for Broken {
+impl http_body::Body for TruncatedBody {
     type Data = Bytes;
     type Error = io::Error;
 
     fn poll_frame(
-        mut self: std::pin::Pin<&mut Self>,
-        _: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, io::Error>>> {
-        std::task::Poll::Ready(Some(match self.0.take() {
-            Some(bytes) => Ok(http_body::Frame::data(bytes)),
-            None => Err(io::Error::new(io::ErrorKind::ConnectionReset, "a fault on purpose")),
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        Poll::Ready(Some(match self.0.take() {
+            Some(bytes) => Ok(Frame::data(bytes)),
+            None => Err(io::Error::new(io::ErrorKind::ConnectionReset, "injected fault")),
         }))
     }
 }
 
-/// `/faults`: PUT sets them all, GET shows them, DELETE takes them away. 404 where they are not
-/// enabled.
-pub(crate) fn switch(faults: Option<Faults>) -> Router {
+/// Returns the `/faults` routes: PUT sets the faults, GET returns them, DELETE clears them. Responds 404
+/// if fault injection is disabled.
+pub(crate) fn faults_router(faults: Option<FaultInjector>) -> Router {
     match faults {
-        Some(faults) => {
-            Router::new().route("/faults", get(show).put(set).delete(clear)).with_state(faults)
-        }
-        None => Router::new().route("/faults", axum::routing::any(async || StatusCode::NOT_FOUND)),
+        Some(faults) => Router::new()
+            .route("/faults", get(get_faults).put(put_faults).delete(delete_faults))
+            .with_state(faults),
+        None => Router::new().route("/faults", any(async || StatusCode::NOT_FOUND)),
     }
 }
 
-async fn show(State(faults): State<Faults>) -> Json<Plan> {
-    Json(faults.plan())
+async fn get_faults(State(faults): State<FaultInjector>) -> Json<FaultConfig> {
+    Json(*faults.0.read())
 }
 
-/// Whatever the content type says: `curl -d` says it is a form.
-async fn set(State(faults): State<Faults>, body: Bytes) -> Response {
-    // An object first: a struct alone would be read from an array, too.
-    let plan =
-        serde_json::from_slice(&body).and_then(|plan| Plan::deserialize(Value::Object(plan)));
-    let problem = match plan {
-        Ok(plan) => match plan.problem() {
-            None => {
-                faults.set(plan);
-                return Json(plan).into_response();
-            }
-            Some(problem) => problem,
-        },
-        Err(error) => error.to_string(),
-    };
-    (StatusCode::BAD_REQUEST, Json(json!({"error": problem}))).into_response()
+/// Accepts any content type because `curl -d` sends that of a form.
+async fn put_faults(State(faults): State<FaultInjector>, body: Bytes) -> Response {
+    // Parsed as an object first because serde also accepts an array for a struct.
+    let config = serde_json::from_slice(&body)
+        .and_then(|object| FaultConfig::deserialize(Value::Object(object)))
+        .map_err(|error| error.to_string())
+        .and_then(FaultConfig::validate);
+    match config {
+        Ok(config) => {
+            *faults.0.write() = config;
+            Json(config).into_response()
+        }
+        Err(error) => (StatusCode::BAD_REQUEST, Json(json!({"error": error}))).into_response(),
+    }
 }
 
-async fn clear(State(faults): State<Faults>) -> Json<Plan> {
-    faults.set(Plan::default());
-    show(State(faults)).await
+async fn delete_faults(State(faults): State<FaultInjector>) -> Json<FaultConfig> {
+    *faults.0.write() = FaultConfig::default();
+    Json(FaultConfig::default())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn plan(json: &str) -> Plan {
+    fn config(json: &str) -> FaultConfig {
         serde_json::from_str(json).unwrap()
     }
 
     #[test]
     fn fault_defaults() {
-        assert_eq!(plan(r#"{"status":404}"#).error(), Some(StatusCode::NOT_FOUND));
-        assert_eq!(plan(r#"{"error_rate":1}"#).error(), Some(StatusCode::INTERNAL_SERVER_ERROR));
-        assert_eq!(plan(r#"{"error_rate":0,"status":500}"#).error(), None);
-        assert_eq!(plan("{}").error(), None);
+        assert_eq!(config(r#"{"status":404}"#).error_status(), Some(StatusCode::NOT_FOUND));
+        let rate_only = config(r#"{"error_rate":1}"#);
+        assert_eq!(rate_only.error_status(), Some(StatusCode::INTERNAL_SERVER_ERROR));
+        assert_eq!(config(r#"{"error_rate":0,"status":500}"#).error_status(), None);
+        assert_eq!(config("{}").error_status(), None);
     }
 
     #[test]
     fn error_rate_is_statistical() {
-        let plan = plan(r#"{"error_rate":0.5}"#);
-        let failed = (0..10_000).filter(|_| plan.error().is_some()).count();
-        // Six standard deviations either way.
+        let config = config(r#"{"error_rate":0.5}"#);
+        let failed = (0..10_000).filter(|_| config.error_status().is_some()).count();
+        // Six standard deviations on each side.
         assert!((4_700..5_300).contains(&failed), "{failed}");
     }
 
     #[test]
     fn invalid_config_is_rejected() {
         for json in [r#"{"delay_ms":60001}"#, r#"{"error_rate":1.5}"#, r#"{"status":200}"#] {
-            assert!(plan(json).problem().is_some(), "{json}");
+            assert!(config(json).validate().is_err(), "{json}");
         }
-        assert!(serde_json::from_str::<Plan>(r#"{"delay":1}"#).is_err());
+        assert!(serde_json::from_str::<FaultConfig>(r#"{"delay":1}"#).is_err());
     }
 }

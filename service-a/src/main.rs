@@ -1,4 +1,4 @@
-//! Service A as a process of its own.
+//! Entry point of service A.
 
 fn main() -> std::process::ExitCode {
     service_a::main(std::env::args_os())

@@ -1,4 +1,4 @@
-//! Service B as a process of its own.
+//! Entry point of service B.
 
 fn main() -> std::process::ExitCode {
     service_b::main(std::env::args_os())

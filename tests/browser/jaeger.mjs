@@ -1,12 +1,12 @@
-// Opens the Jaeger interface in a headless Chromium as a person would, and looks at two traces of
-// `GET /call-echo`: one that went well and one that failed.
+// Opens the user interface of Jaeger in a headless Chromium and checks two traces of `GET /call-echo`: one that
+// succeeded and one that failed.
 //
 //   node jaeger.mjs --ui URL [--service-a URL --service-b URL] [--screenshot FILE]
 //                   [--chromium /usr/bin/chromium]
 //
-// With the services' addresses it makes the two requests itself (service-a needs
-// FAULTS_ENABLED=true); without them the traces are expected to be there. Every wait is for a
-// condition, with a deadline. It exits with 1 and one line that says what was not so.
+// With the addresses of the services it sends the two requests (service-a needs FAULTS_ENABLED=true). Without them
+// it uses the newest stored traces. Each wait polls a condition with a deadline. It exits with code 1 and one line
+// about the first failed check.
 
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -41,33 +41,33 @@ function check(condition, message) {
   if (!condition) throw new Error(message);
 }
 
-/** Asks again until the answer is there; the deadline's error says what was missing. */
-async function eventually(what, ask) {
+/** Polls until `poll` returns a value and returns it. Fails at the deadline. */
+async function eventually(description, poll) {
   const end = Date.now() + DEADLINE_MS;
   for (;;) {
-    const answer = await ask();
-    if (answer) return answer;
-    check(Date.now() < end, `not within ${DEADLINE_MS / 1000} s: ${what}`);
+    const value = await poll();
+    if (value) return value;
+    check(Date.now() < end, `not within ${DEADLINE_MS / 1000} s: ${description}`);
     await new Promise((resume) => setTimeout(resume, 100));
   }
 }
 
-/** The trace of one request to service-b, by the id that its answer names. */
+/** Sends a request to service-b and returns its trace id. */
 async function call(status) {
-  const answer = await fetch(`${options['service-b']}/call-echo?msg=hello`);
-  check(answer.status === status, `GET /call-echo answered ${answer.status} and not ${status}`);
-  const id = answer.headers.get('x-trace-id');
-  check(id, 'the answer of GET /call-echo has no x-trace-id');
+  const response = await fetch(`${options['service-b']}/call-echo?msg=hello`);
+  check(response.status === status, `GET /call-echo returned ${response.status} instead of ${status}`);
+  const id = response.headers.get('x-trace-id');
+  check(id, 'the response of GET /call-echo has no x-trace-id');
   return id;
 }
 
-/** One request that succeeds, then one that service-a fails on purpose. */
+/** Sends one request that succeeds and one that fails because of an injected fault. */
 async function callBoth() {
   const good = await call(200);
   const faults = `${options['service-a']}/faults`;
   const body = JSON.stringify({ status: 500, error_rate: 1.0 });
   const put = await fetch(faults, { method: 'PUT', headers: { 'content-type': 'application/json' }, body });
-  check(put.ok, `PUT /faults answered ${put.status}`);
+  check(put.ok, `PUT /faults returned ${put.status}`);
   try {
     return { good, bad: await call(503) };
   } finally {
@@ -76,25 +76,25 @@ async function callBoth() {
 }
 
 async function api(path) {
-  const answer = await fetch(`${ui}/api${path}`);
-  return answer.ok ? (await answer.json()).data : null;
+  const response = await fetch(`${ui}/api${path}`);
+  return response.ok ? (await response.json()).data : null;
 }
 
 const hasError = (trace) => trace.spans.some((span) => span.tags.some((tag) => tag.key === 'error' && tag.value === true));
 
-/** The newest whole trace of either sort among those that are there. */
+/** Returns the newest stored successful trace and the newest failed one. */
 async function newestOfBoth() {
   const traces = (await api('/traces?service=service-b&limit=100')) ?? [];
-  const whole = traces.filter((trace) => trace.spans.length === 3);
-  const good = whole.find((trace) => !hasError(trace))?.traceID;
-  const bad = whole.find(hasError)?.traceID;
+  const complete = traces.filter((trace) => trace.spans.length === 3);
+  const good = complete.find((trace) => !hasError(trace))?.traceID;
+  const bad = complete.find(hasError)?.traceID;
   return good && bad && { good, bad };
 }
 
-/** The two traces once all their spans have arrived. */
+/** Returns the ids of both traces after all their spans have arrived. */
 async function traces() {
   if (!options['service-b']) {
-    return eventually('a three-span trace that went well and one that failed', newestOfBoth);
+    return eventually('a successful and a failed trace of three spans', newestOfBoth);
   }
   const both = await callBoth();
   for (const id of Object.values(both)) {
@@ -103,10 +103,10 @@ async function traces() {
   return both;
 }
 
-/** Picks a service in the form, searches, and sees the trace among the results. */
+/** Selects a service in the form, searches, and waits for the trace among the results. */
 async function findByService(page, service, id) {
   await page.goto(`${ui}/search`);
-  // The list of services is fetched after the page: the count beside the label says it is there.
+  // The list of services loads after the page. The count beside the label appears when it is complete.
   await page.locator('label', { hasText: /^Service/ }).filter({ hasText: /\([1-9]\d*\)/ }).waitFor();
   await page.locator('.ant-select').first().click();
   await page.locator('.ant-select-item-option', { hasText: new RegExp(`^${service}$`) }).click();
@@ -115,12 +115,12 @@ async function findByService(page, service, id) {
   await page.locator(`a[href*="/trace/${id}"]`).first().waitFor();
 }
 
-/** Opens a trace and sees three spans of both services, with red marks or without. */
+/** Opens a trace and checks for three spans of both services, with red error marks only if it failed. */
 async function openTrace(page, id, failed) {
   await page.goto(`${ui}/trace/${id}`);
   await page.locator(SPAN_ROW).nth(2).waitFor();
   const rows = await page.locator(SPAN_ROW).count();
-  check(rows === 3, `the trace ${id} shows ${rows} spans and not 3`);
+  check(rows === 3, `the trace ${id} shows ${rows} spans instead of 3`);
   const timeline = await page.locator('.VirtualizedTraceView--spans').innerText();
   for (const text of ['service-b', 'service-a', 'GET /call-echo', 'GET /echo']) {
     check(timeline.includes(text), `the trace ${id} does not show ${text}`);
@@ -161,24 +161,24 @@ async function noErrorPage(page, name) {
   check(errors.length === 0, `the page ${name} shows an error: ${errors.join(' ')}`);
 }
 
-/** Everything that went wrong behind the pages. */
-function watch(page) {
-  const wrong = [];
-  page.on('pageerror', (error) => wrong.push(`script error: ${error.message}`));
-  page.on('console', (message) => message.type() === 'error' && wrong.push(`console: ${message.text()}`));
-  page.on('response', (response) => response.status() >= 400 && wrong.push(`${response.status()} ${response.url()}`));
+/** Collects script errors, failed requests and requests to other servers. */
+function collectErrors(page) {
+  const errors = [];
+  page.on('pageerror', (error) => errors.push(`script error: ${error.message}`));
+  page.on('console', (message) => message.type() === 'error' && errors.push(`console: ${message.text()}`));
+  page.on('response', (response) => response.status() >= 400 && errors.push(`${response.status()} ${response.url()}`));
   page.on('request', (request) => {
     const url = request.url();
-    if (!url.startsWith(`${ui}/`) && !/^(data|blob):/.test(url)) wrong.push(`asks another server: ${url}`);
+    if (!url.startsWith(`${ui}/`) && !/^(data|blob):/.test(url)) errors.push(`request to another server: ${url}`);
   });
-  return wrong;
+  return errors;
 }
 
 async function run(browser) {
   const both = await traces();
   const page = await browser.newPage();
   page.setDefaultTimeout(DEADLINE_MS);
-  const wrong = watch(page);
+  const errors = collectErrors(page);
   await findByService(page, 'service-a', both.good);
   await findByService(page, 'service-b', both.good);
   await openTrace(page, both.bad, true);
@@ -189,7 +189,7 @@ async function run(browser) {
     await page.setViewportSize({ width: 1200, height: 360 });
     await page.screenshot({ path: options.screenshot });
   }
-  check(wrong.length === 0, `behind the pages:\n${wrong.join('\n')}`);
+  check(errors.length === 0, `errors in the browser:\n${errors.join('\n')}`);
 }
 
 const profile = await mkdtemp(join(tmpdir(), 'jaeger-browser-'));
@@ -209,7 +209,7 @@ try {
     ],
   });
   await run(browser);
-  console.log('the interface shows both traces: search, timeline, Compare and System Architecture');
+  console.log('the user interface shows both traces: search, timeline, Compare and System Architecture');
 } catch (error) {
   console.error(`browser test failed: ${error.message}`);
   process.exitCode = 1;

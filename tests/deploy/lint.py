@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What promtool does not see: dashboards, rules, tests and the runbook must hold together."""
+"""Checks that dashboards, rules, rule tests, runbook and images are consistent, which promtool does not check."""
 
 import json
 import re
@@ -19,40 +19,40 @@ def read(path):
     return (DEPLOY / path).read_text()
 
 
-def lint_dashboard(one, uids):
-    uid = one["uid"]
-    names = [v["name"] for v in one["templating"]["list"]]
+def lint_dashboard(board, uids):
+    uid = board["uid"]
+    names = [v["name"] for v in board["templating"]["list"]]
     expect({"service", "instance"} <= set(names), f"{uid}: no variable service or instance")
-    titles = [p["title"] for p in panels(one)]
-    expect(len(titles) == len(set(titles)), f"{uid}: two panels of one title")
-    ids = [p["id"] for p in one["panels"]]
-    expect(len(ids) == len(set(ids)), f"{uid}: two panels of one id")
+    titles = [p["title"] for p in panels(board)]
+    expect(len(titles) == len(set(titles)), f"{uid}: duplicate panel title")
+    ids = [p["id"] for p in board["panels"]]
+    expect(len(ids) == len(set(ids)), f"{uid}: duplicate panel id")
     taken = set()
-    for panel in one["panels"]:
+    for panel in board["panels"]:
         grid = panel["gridPos"]
         expect(grid["x"] + grid["w"] <= 24, f"{uid}/{panel['title']}: wider than the page")
         for cell in ((x, y) for x in range(grid["x"], grid["x"] + grid["w"]) for y in range(grid["y"], grid["y"] + grid["h"])):
-            expect(cell not in taken, f"{uid}/{panel['title']}: lies on another panel")
+            expect(cell not in taken, f"{uid}/{panel['title']}: overlaps another panel")
             taken.add(cell)
-    for panel in panels(one):
+    for panel in panels(board):
         where = f"{uid}/{panel['title']}"
         defaults = panel["fieldConfig"]["defaults"]
-        expect(len(panel["description"]) > 40 and panel["description"].endswith("."), f"{where}: no description worth the name")
+        expect(len(panel["description"]) > 40 and panel["description"].endswith("."), f"{where}: the description is too short or lacks a period")
         expect(defaults.get("unit"), f"{where}: no unit")
         if panel["type"] in ("stat", "timeseries", "bargauge"):
             expect(defaults.get("thresholds"), f"{where}: no thresholds")
         expect(panel["targets"], f"{where}: no query")
         for target in panel["targets"]:
-            expect(target["datasource"]["uid"] == "prometheus", f"{where}: another data source")
-            expect(target.get("legendFormat"), f"{where}: a query without a legend")
+            expect(target["datasource"]["uid"] == "prometheus", f"{where}: data source is not Prometheus")
+            expect(target.get("legendFormat"), f"{where}: query without a legend")
             if "histogram_quantile" in target["expr"]:
-                expect(target.get("exemplar"), f"{where}: latency without exemplars")
+                expect(target.get("exemplar"), f"{where}: latency query without exemplars")
         for link in defaults.get("links", []):
-            expect(link["url"].startswith("http://localhost:16686/"), f"{where}: a link elsewhere")
-    list(queries(one))  # every variable in use is known
-    expect(any(link["type"] == "dashboards" for link in one["links"]), f"{uid}: no link to the others")
-    expect("16686" in json.dumps(one["links"]), f"{uid}: no link to Jaeger")
-    expect(uid not in uids, f"{uid}: twice")
+            expect(link["url"].startswith("http://localhost:16686/"), f"{where}: link to another host")
+    list(queries(board))  # raises an error for an unknown variable
+    expect(any(link["type"] == "dashboards" for link in board["links"]), f"{uid}: no link to the other dashboards")
+    expect("16686" in json.dumps(board["links"]), f"{uid}: no link to Jaeger")
+    expect(uid not in uids, f"{uid}: duplicate uid")
     uids.add(uid)
 
 
@@ -68,12 +68,12 @@ def lint_alerts(uids):
             expect(f"          {annotation}:" in text, f"{name}: no {annotation}")
         expect(re.search(r"severity: (page|ticket)\b", text), f"{name}: severity is neither page nor ticket")
         link = re.search(r"runbook_url: docs/runbook\.md#(\S+)", text)
-        expect(link and link.group(1) == name.lower(), f"{name}: the runbook's section has its name")
+        expect(link and link.group(1) == name.lower(), f"{name}: runbook_url does not have the name of the alert")
         expect(link and link.group(1) in anchors, f"{name}: no section in docs/runbook.md")
-        board = re.search(r"dashboard: http://localhost:3000/d/(\S+)", text)
-        expect(board and board.group(1) in uids, f"{name}: no such dashboard")
-        expect(re.search(rf"^  - name: {name} fires", tests, re.M), f"{name}: no test that fires it")
-        expect(re.search(rf"^  - name: {name} stays quiet", tests, re.M), f"{name}: no test that keeps it quiet")
+        dashboard = re.search(r"dashboard: http://localhost:3000/d/(\S+)", text)
+        expect(dashboard and dashboard.group(1) in uids, f"{name}: no such dashboard")
+        expect(re.search(rf"^  - name: {name} fires", tests, re.M), f"{name}: no test in which it fires")
+        expect(re.search(rf"^  - name: {name} stays quiet", tests, re.M), f"{name}: no test in which it stays quiet")
     recorded = set(re.findall(r"- record: (\S+)", read("prometheus/rules/recording.yml") + read("prometheus/rules/slo.yml")))
     for record in sorted(recorded):
         expect(record in tests, f"{record}: not tested")
@@ -92,18 +92,18 @@ def lint_images():
         expect(not tag.endswith(":latest") and ":" in tag, f"{tag}: no version")
     for line in re.findall(r'^ +- "?([\d.:]+:\d+|[^"\n]*:\d+)"? *(?:#.*)?$', compose, re.M):
         if "PORT" in line:
-            expect(line.startswith("127.0.0.1:"), f"{line}: published beyond this machine")
-    expect("# syntax=" not in dockerfile, "Dockerfile: a syntax line asks a registry")
+            expect(line.startswith("127.0.0.1:"), f"{line}: not published on loopback")
+    expect("# syntax=" not in dockerfile, "Dockerfile: a syntax line needs a registry")
 
 
 uids = set()
 boards = dashboards()
-for one in boards:
-    lint_dashboard(one, uids)
+for board in boards:
+    lint_dashboard(board, uids)
 alerts, records = lint_alerts(uids)
 lint_images()
 if problems:
     print(*problems, sep="\n")
     sys.exit(1)
 count = sum(len(list(queries(d))) for d in boards)
-print(f"{len(boards)} dashboards, {sum(len(panels(d)) for d in boards)} panels, {count} queries, {alerts} alerts, {records} recorded names: they hold together")
+print(f"{len(boards)} dashboards, {sum(len(panels(d)) for d in boards)} panels, {count} queries, {alerts} alerts, {records} recorded names: consistent")

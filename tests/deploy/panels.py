@@ -1,4 +1,4 @@
-"""The queries of the dashboards and rules, and the Prometheus they are asked of."""
+"""Queries of the dashboards, and a client of Prometheus."""
 
 import json
 import math
@@ -9,8 +9,7 @@ import urllib.request
 
 DEPLOY = pathlib.Path(__file__).resolve().parents[2] / "deploy"
 
-# What Grafana would put in place of its own variables, at a scrape interval of 5 s and the
-# dashboards' 15 minutes.
+# Values of Grafana's built-in variables for a scrape interval of 5 s and a time range of 15 minutes.
 BUILT_IN = {"__rate_interval": "20s", "__interval": "5s", "__range": "15m"}
 
 
@@ -19,11 +18,12 @@ def dashboards():
 
 
 def panels(dashboard):
+    """Returns the panels without the row headings."""
     return [p for p in dashboard["panels"] if p["type"] != "row"]
 
 
 def substitute(text, variables):
-    """Replaces $name and ${name}; a name nobody set is an error, as it would be an empty panel."""
+    """Replaces $name and ${name}. An unknown name is an error, because the panel would be empty."""
 
     def value(match):
         name = match.group(1) or match.group(2)
@@ -35,13 +35,13 @@ def substitute(text, variables):
 
 
 def variables(dashboard, **chosen):
-    """Every variable of the dashboard at `All`, the built-in ones, and what was chosen."""
+    """Returns the values of all variables: built-in ones, `All` for those of the dashboard, and the chosen ones."""
     every = {v["name"]: v["allValue"] for v in dashboard["templating"]["list"]}
     return {**BUILT_IN, **every, **chosen}
 
 
 def queries(dashboard):
-    """(panel, target, expression with all variables at All)."""
+    """Yields panel, target and the expression with all variables at `All`."""
     values = variables(dashboard)
     for panel in panels(dashboard):
         for target in panel["targets"]:
@@ -49,6 +49,7 @@ def queries(dashboard):
 
 
 def legend(template, labels):
+    """Returns the name of a series as its legend shows it."""
     return re.sub(r"\{\{\s*(\w+)\s*\}\}", lambda m: labels.get(m.group(1), ""), template).strip()
 
 
@@ -60,23 +61,24 @@ class Prometheus:
         query = urllib.parse.urlencode(parameters, doseq=True)
         request = f"{self.url}/api/v1/{path}?{query}"
         try:
-            with urllib.request.urlopen(request, timeout=15) as answer:
-                return json.load(answer)["data"]
+            with urllib.request.urlopen(request, timeout=15) as response:
+                return json.load(response)["data"]
         except urllib.error.HTTPError as error:
             raise ValueError(f"{parameters.get('query', path)}: {error.read().decode()}") from None
 
     def query(self, expression):
-        """[(labels, value)], without what is not a number."""
+        """Returns the labels and the value of each series, without NaN."""
         result = self.get("query", query=expression)
         if result["resultType"] == "scalar":
             result["result"] = [{"metric": {}, "value": result["result"]}]
-        pairs = [(one["metric"], float(one["value"][1])) for one in result["result"]]
+        pairs = [(series["metric"], float(series["value"][1])) for series in result["result"]]
         return [(labels, value) for labels, value in pairs if not math.isnan(value)]
 
     def label_values(self, query):
-        """What a variable `label_values(metric, label)` offers."""
+        """Returns the options of a variable `label_values(metric, label)`."""
         match = re.fullmatch(r"label_values\((.+),\s*(\w+)\)", query)
         return self.get(f"label/{match.group(2)}/values", **{"match[]": match.group(1)})
 
     def alerts(self, state="firing"):
+        """Returns the names of the alerts in this state."""
         return {a["labels"]["alertname"] for a in self.get("alerts")["alerts"] if a["state"] == state}

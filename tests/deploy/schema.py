@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Prints the dashboards as TypeScript, each part under the type that Grafana's own package
-`@grafana/schema` gives it, so that tsc finds an option that Grafana would silently ignore.
+"""Prints the dashboards as TypeScript constants with the types of the package `@grafana/schema`, so that tsc
+reports options that Grafana would silently ignore.
 """
 
 import json
@@ -10,7 +10,7 @@ from panels import dashboards, panels
 KINDS = {"timeseries": "TimeSeries", "stat": "Stat", "bargauge": "BarGauge", "heatmap": "Heatmap", "table": "Table"}
 WITH_FIELD_CONFIG = ("timeseries", "heatmap", "table")
 
-# Enums as the strings that stand in JSON.
+# Enums are strings in JSON.
 print("type Json<T> = T extends string ? `${T}` : T extends (infer U)[] ? Json<U>[] : T extends object ? { [K in keyof T]: Json<T[K]> } : T;")
 print('import { Dashboard } from "@grafana/schema";')
 for kind, name in KINDS.items():
@@ -18,12 +18,12 @@ for kind, name in KINDS.items():
 
 number = 0
 for board in dashboards():
-    # Two fields belong to the Prometheus data source and are not in the dashboard's type.
+    # The dashboard type lacks the fields that belong to the Prometheus data source.
     for variable in board["templating"]["list"]:
         del variable["definition"]
     for annotation in board["annotations"]["list"]:
-        for own in ("expr", "titleFormat", "textFormat", "step"):
-            del annotation[own]
+        for field in ("expr", "titleFormat", "textFormat", "step"):
+            del annotation[field]
     number += 1
     print(f"const d{number}: Json<Dashboard> = {json.dumps(board)};")
     for panel in panels(board):

@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
-"""Reads B's and A's /metrics with the OpenMetrics parser of `prometheus_client`, which nobody here
-wrote, and opens each exemplar in Jaeger.
+"""Parses /metrics of A and B with the OpenMetrics parser of `prometheus_client` and looks up each exemplar in Jaeger.
 
     check.py --service-a URL --service-b URL --jaeger URL [--requests N]
 
-Sends B N requests and a few that A answers slowly (it needs FAULTS_ENABLED=true), then holds: the
-pages parse; every exemplar's trace is stored; the one of the slowest bucket lasted as long as it says.
-Exits with 1 and one line that says what was not so.
+Sends N requests to B, and three more while A responds slowly (A needs FAULTS_ENABLED=true). Then it checks that
+both pages parse, that Jaeger has the span of every exemplar, and that the slowest exemplar states the duration of
+its span. Exits with code 1 and one line about the first failed check.
 """
 
 import argparse
@@ -23,13 +22,14 @@ SLOW_MS = 300
 DEADLINE_S = 20
 
 
-def call(url, method="GET", body=None, accept=None):
-    request = urllib.request.Request(url, method=method, data=body)
+def request(url, method="GET", body=None, accept=None):
+    """Returns status, headers and body of a response with any status."""
+    message = urllib.request.Request(url, method=method, data=body)
     if accept:
-        request.add_header("Accept", accept)
+        message.add_header("Accept", accept)
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return answer.status, answer.headers, answer.read().decode()
+        with urllib.request.urlopen(message, timeout=10) as response:
+            return response.status, response.headers, response.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.headers, error.read().decode()
 
@@ -40,9 +40,9 @@ def check(condition, message):
 
 
 def exemplars(url):
-    """Every exemplar on the page: the sample that carries it, and the exemplar."""
-    status, headers, page = call(f"{url}/metrics", accept=MEDIA_TYPE)
-    check(status == 200, f"{url}/metrics answers {status}")
+    """Returns each sample that has an exemplar, with the exemplar."""
+    status, headers, page = request(f"{url}/metrics", accept=MEDIA_TYPE)
+    check(status == 200, f"{url}/metrics responds with {status}")
     check(headers["content-type"].startswith(MEDIA_TYPE), f"{url}: {headers['content-type']}")
     found = []
     for family in text_string_to_metric_families(page):
@@ -50,16 +50,16 @@ def exemplars(url):
     return found
 
 
-def stored(jaeger, labels):
-    """The span that an exemplar names, once it has arrived; the two services send on their own."""
+def stored_span(jaeger, labels):
+    """Waits until Jaeger has the span of an exemplar and returns it."""
     end = time.monotonic() + DEADLINE_S
     while True:
-        status, _, body = call(f"{jaeger}/api/traces/{labels['trace_id']}")
+        status, _, body = request(f"{jaeger}/api/traces/{labels['trace_id']}")
         spans = json.loads(body)["data"][0]["spans"] if status == 200 else []
         for span in spans:
             if span["spanID"] == labels["span_id"]:
                 return span
-        check(time.monotonic() < end, f"the span of an exemplar is not in Jaeger: {labels}, {status}")
+        check(time.monotonic() < end, f"the span of an exemplar is not in Jaeger: {labels}, status {status}")
         time.sleep(0.1)
 
 
@@ -72,30 +72,30 @@ def main():
     a, b, jaeger = options.service_a, options.service_b, options.jaeger
 
     for _ in range(options.requests):
-        call(f"{b}/call-echo?msg=hello")
-    call(f"{a}/faults", "PUT", json.dumps({"delay_ms": SLOW_MS}).encode())
-    # A caller that says its trace is sampled, so that the slow ones are, whatever the ratio is.
+        request(f"{b}/call-echo?msg=hello")
+    request(f"{a}/faults", "PUT", json.dumps({"delay_ms": SLOW_MS}).encode())
+    # The client marks its trace as sampled, so that the slow requests are sampled with any ratio.
     for n in range(1, 4):
-        request = urllib.request.Request(f"{b}/call-echo?msg=slow")
-        request.add_header("traceparent", f"00-{time.time_ns():032x}-{n:016x}-01")
-        urllib.request.urlopen(request, timeout=10).read()
-    call(f"{a}/faults", "DELETE")
+        message = urllib.request.Request(f"{b}/call-echo?msg=slow")
+        message.add_header("traceparent", f"00-{time.time_ns():032x}-{n:016x}-01")
+        urllib.request.urlopen(message, timeout=10).read()
+    request(f"{a}/faults", "DELETE")
 
-    opened = 0
+    found = 0
     for url in (a, b):
         slowest = None
         for sample, exemplar in exemplars(url):
-            span = stored(jaeger, exemplar.labels)
-            opened += 1
+            span = stored_span(jaeger, exemplar.labels)
+            found += 1
             if sample.name == "http_server_request_duration_seconds_bucket":
                 if slowest is None or exemplar.value > slowest[0].value:
                     slowest = exemplar, span
-        check(slowest, f"{url}: no exemplar on the served requests")
+        check(slowest, f"{url}: no exemplar of a server request")
         exemplar, span = slowest
-        lasted, said = span["duration"] / 1e6, exemplar.value
-        check(said >= SLOW_MS / 1000, f"{url}: the slowest exemplar says {said} s only")
-        check(abs(lasted - said) < 0.05, f"{url}: the trace lasted {lasted} s, its exemplar says {said} s")
-    print(f"{opened} exemplars, each opens a stored trace; the slowest lasted as long as they say")
+        duration, value = span["duration"] / 1e6, exemplar.value
+        check(value >= SLOW_MS / 1000, f"{url}: the slowest exemplar is only {value} s")
+        check(abs(duration - value) < 0.05, f"{url}: the span took {duration} s, its exemplar states {value} s")
+    print(f"{found} exemplars, each refers to a stored span; the slowest state the duration of their span")
 
 
 main()

@@ -21,10 +21,10 @@ const REQUESTS: f64 = 10_000_000.0;
 /// Service A's telemetry around so many routes.
 pub(crate) fn serve_routes(count: &str) -> Result<()> {
     let count: usize = count.parse()?;
-    let settings = service_a::Settings::from_args(["routes".into()])?;
+    let args: service_a::Args = service_a::SERVICE.parse(["routes".into()])?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        let telemetry = observability::init(&settings.common)?;
+        let telemetry = observability::init(service_a::SERVICE, &args.config)?;
         Ok(telemetry.serve(routes(count)).await?)
     })
 }

@@ -1,9 +1,9 @@
-//! The figures the store is built for, measured end to end: a load of millions of spans over
-//! OTLP/gRPC, one large trace, and searches over many stored ones. Nothing is asserted.
+//! Benchmark over loopback: millions of spans over OTLP/gRPC, one large trace, and searches over
+//! many traces. It prints results and asserts nothing.
 //!
-//! The server is a process of its own, so that its memory is its own too.
+//! The server is a separate process, so that its memory can be measured.
 
-#[path = "../tests/it/support.rs"]
+#[path = "../tests/integration/support.rs"]
 #[allow(dead_code)]
 mod support;
 
@@ -24,7 +24,7 @@ type Fallible<T> = Result<T, Box<dyn Error + Send + Sync>>;
 const SERVER: &str = "EMBEDDED_JAEGER_BENCH_SERVER";
 const LOAD_SPANS: u64 = 2_000_000;
 const SENDERS: u64 = 4;
-/// Requests in one export: 170 of 3 spans, near the SDK's batches of 512 spans.
+/// Requests per export. Each has 3 spans, and the SDK's batches have 512.
 const BATCH_REQUESTS: u64 = 170;
 const LARGE_TRACE_SPANS: u64 = 30_000;
 const STORED_TRACES: u64 = 15_000;
@@ -35,18 +35,17 @@ async fn main() -> Fallible<()> {
         return serve().await;
     }
     if !std::env::args().any(|argument| argument == "--bench") {
-        println!("measured by cargo bench alone");
+        println!("skipped; run `cargo bench`");
         return Ok(());
     }
-    // As the two services make them, which the limit of traces bounds; then long traces, which
-    // the limit of bytes bounds.
+    // Short traces reach the limit of traces, long traces reach the limit of bytes.
     load(1).await?;
     load(100).await?;
     large_trace().await?;
     searches().await
 }
 
-/// The other process: a Jaeger on free ports until the standard input ends.
+/// Runs Jaeger on free ports until standard input reaches its end.
 async fn serve() -> Fallible<()> {
     let jaeger = embedded_jaeger::start(JaegerConfig::with_ephemeral_ports()).await?;
     println!("{} {}", jaeger.otlp_grpc_addr(), jaeger.ui_addr());
@@ -87,7 +86,7 @@ impl Server {
         Ok((begin.elapsed(), body.len()))
     }
 
-    /// Resident memory now and at its peak in MiB; Linux alone tells.
+    /// Returns the current and the peak resident memory in MiB. Works only on Linux.
     fn resident_mib(&self) -> Option<(u64, u64)> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).ok()?;
         let mib = |name: &str| -> Option<u64> {
@@ -136,29 +135,27 @@ async fn load(requests_per_trace: u64) -> Fallible<()> {
     for line in metrics.lines().filter(|line| line.starts_with("otel_store")) {
         println!("load: {line}");
     }
-    // The heaviest question: everything there is, written out.
+    // A search that returns all traces is the most expensive request.
     let (time, bytes) = server.get("/api/traces?service=service-b&limit=1000000").await?;
-    println!("load: every trace read: {bytes} bytes of JSON in {} ms", time.as_millis());
-    print_memory("load: after that", &server);
+    println!("load: all traces read: {bytes} bytes of JSON in {} ms", time.as_millis());
+    print_memory("load: after reading all traces", &server);
     server.stop()
 }
 
-fn print_memory(what: &str, server: &Server) {
+fn print_memory(label: &str, server: &Server) {
     if let Some((now, peak)) = server.resident_mib() {
-        println!("{what}: {now} MiB resident, {peak} MiB at the peak");
+        println!("{label}: {now} MiB resident, {peak} MiB at the peak");
     }
 }
 
-/// What a range of requests exports, a number of which share a trace.
+/// Returns the spans of a range of requests, of which `requests_per_trace` share a trace.
 fn batch_of(requests: Range<u64>, requests_per_trace: u64) -> Vec<ResourceSpans> {
-    // One entry a service, as exporters send them.
-    let mut of_b = of_service("service-b", Vec::new());
-    let mut of_a = of_service("service-a", Vec::new());
+    // Exporters send one entry for each service.
+    let mut service_b = of_service("service-b", Vec::new());
+    let mut service_a = of_service("service-a", Vec::new());
     for number in requests {
-        for (mut from, to) in call_echo(number, now_ns(), number.is_multiple_of(10))
-            .into_iter()
-            .zip([&mut of_b, &mut of_a])
-        {
+        let spans = call_echo(number, now_ns(), number.is_multiple_of(10));
+        for (mut from, to) in spans.into_iter().zip([&mut service_b, &mut service_a]) {
             let spans = &mut from.scope_spans[0].spans;
             for span in spans.iter_mut() {
                 span.trace_id = trace_id(number / requests_per_trace + 1);
@@ -166,7 +163,7 @@ fn batch_of(requests: Range<u64>, requests_per_trace: u64) -> Vec<ResourceSpans>
             to.scope_spans[0].spans.append(spans);
         }
     }
-    vec![of_b, of_a]
+    vec![service_b, service_a]
 }
 
 async fn large_trace() -> Fallible<()> {
@@ -181,7 +178,10 @@ async fn large_trace() -> Fallible<()> {
     for batch in batches {
         client.export(batch).await?;
     }
-    println!("large trace: {LARGE_TRACE_SPANS} spans taken in {} ms", begin.elapsed().as_millis());
+    println!(
+        "large trace: {LARGE_TRACE_SPANS} spans exported in {} ms",
+        begin.elapsed().as_millis()
+    );
     let (time, bytes) = server.get(&format!("/api/traces/{}", trace_hex(1))).await?;
     println!("large trace: read as {bytes} bytes of JSON in {} ms", time.as_millis());
     server.stop()
@@ -196,17 +196,20 @@ async fn searches() -> Fallible<()> {
         next = batch.end;
         client.export(request(batch_of(batch, 1))).await?;
     }
-    for (what, path) in [
+    for (label, path) in [
         ("services", "/api/services"),
         ("operations", "/api/services/service-a/operations"),
-        ("the newest 20", "/api/traces?service=service-b&limit=20"),
-        ("the newest 1500", "/api/traces?service=service-b&limit=1500"),
+        ("newest 20", "/api/traces?service=service-b&limit=20"),
+        ("newest 1500", "/api/traces?service=service-b&limit=1500"),
         (
-            "failed ones",
+            "failed traces",
             "/api/traces?service=service-a&limit=20&tags=%7B%22error%22%3A%22true%22%7D",
         ),
-        ("none by tag", "/api/traces?service=service-b&tags=%7B%22http.route%22%3A%22none%22%7D"),
-        ("none by duration", "/api/traces?service=service-b&operation=GET&minDuration=1h"),
+        (
+            "no match by tag",
+            "/api/traces?service=service-b&tags=%7B%22http.route%22%3A%22none%22%7D",
+        ),
+        ("no match by duration", "/api/traces?service=service-b&operation=GET&minDuration=1h"),
         ("dependencies", "/api/dependencies"),
     ] {
         let mut times = Vec::new();
@@ -219,7 +222,7 @@ async fn searches() -> Fallible<()> {
         times.sort();
         let (median, worst) = (times[4].as_secs_f64() * 1e3, times[8].as_secs_f64() * 1e3);
         println!(
-            "{STORED_TRACES} traces, {what}: median {median:.1} ms, worst {worst:.1} ms, {size} bytes"
+            "{STORED_TRACES} traces, {label}: median {median:.1} ms, worst {worst:.1} ms, {size} bytes"
         );
     }
     server.stop()

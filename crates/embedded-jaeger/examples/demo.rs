@@ -1,7 +1,8 @@
-//! A Jaeger on free ports with two traces in it: one request that went well and one that failed.
-//! It prints the interface's address and runs until its standard input ends.
+//! Jaeger on free ports with the traces of one successful and one failed request.
+//!
+//! Prints the URL of the UI and runs until standard input reaches its end.
 
-#[path = "../tests/it/support.rs"]
+#[path = "../tests/integration/support.rs"]
 #[allow(dead_code)]
 mod support;
 

@@ -1,41 +1,56 @@
-//! A small in-memory Jaeger: OTLP in, Jaeger's query API and Jaeger's own interface out.
+//! A small in-memory Jaeger: receives OTLP and serves Jaeger's query API and UI.
 //!
-//! For one machine: it lets whoever has only Rust look at the traces of the services they run.
-//! Everything is in memory and bounded by [`Limits`], the oldest trace goes first, nothing survives
-//! the process, and there is no authentication, so that it listens on loopback unless told
-//! otherwise. Production exports the same OTLP to a real backend.
+//! It shows the traces of services on the same machine and needs nothing but Rust. Traces are kept
+//! in memory within [`Limits`], and the oldest are evicted first. There is no persistence and no
+//! authentication, so the default addresses are loopback addresses. In production, services
+//! export the same OTLP to a real backend.
 //!
-//! | listener | default | takes |
+//! | listener | default | serves |
 //! |---|---|---|
 //! | OTLP/gRPC | 127.0.0.1:4317 | `TraceService/Export`, plain or gzip |
 //! | OTLP/HTTP | 127.0.0.1:4318 | `POST /v1/traces`, protobuf, plain or gzip |
-//! | interface | 127.0.0.1:16686 | `/`, `/api/…` as Jaeger serves it, `/metrics`, `/licenses` |
+//! | UI | 127.0.0.1:16686 | `/`, `/api/…` in Jaeger's format, `/metrics`, `/licenses` |
 //!
-//! A span goes from `ingest` to the `store` as a small record and a few bytes of
-//! protobuf; `search` finds traces, `tree` gives each a shape without circles, and `tags` and
-//! `render` write it in Jaeger's JSON. `ui` is Jaeger's build, embedded by `build.rs`.
+//! ```
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), embedded_jaeger::StartError> {
+//! use embedded_jaeger::JaegerConfig;
 //!
-//! ```no_run
-//! # async fn example() -> Result<(), embedded_jaeger::StartError> {
-//! let jaeger = embedded_jaeger::start(embedded_jaeger::JaegerConfig::default()).await?;
+//! let jaeger = embedded_jaeger::start(JaegerConfig::with_ephemeral_ports()).await?;
 //! println!("http://{}/", jaeger.ui_addr());
 //! jaeger.stop().await;
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Modules
+//!
+//! An import only refers to a later row.
+//!
+//! | module | contents |
+//! |---|---|
+//! | crate root | configuration, listeners, start and stop |
+//! | `api`, `ui`, `metrics`, `ingest` | the services behind the listeners |
+//! | `query_params` | parameters of the query API |
+//! | `search`, `json` | queries over all traces; traces in Jaeger's JSON |
+//! | `tags`, `trace_tree` | tags of a span; references without cycles |
+//! | `store` | the bounded store of traces |
+//! | `span` | spans as the store keeps them |
+//! | `ids` | trace and span ids |
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod api;
 mod ids;
 mod ingest;
+mod json;
 mod metrics;
-mod params;
-mod render;
+mod query_params;
 mod search;
+mod span;
 mod store;
 mod tags;
-mod tree;
+mod trace_tree;
 mod ui;
 
 use std::fmt;
@@ -57,21 +72,24 @@ use tonic::transport::server::TcpIncoming;
 pub use store::{Limits, Stats, Store};
 pub use ui::{JAEGER_UI_VERSION, LICENSES};
 
-/// Where to listen, and how much to keep. Port 0 takes a free port.
+/// Time that requests in flight are given to complete once shutdown has begun.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Addresses and limits. Port 0 selects a free port.
 #[derive(Clone, Debug)]
 pub struct JaegerConfig {
-    /// OTLP over gRPC. Default: 127.0.0.1:4317.
+    /// Address of the OTLP/gRPC listener. Default: 127.0.0.1:4317.
     pub otlp_grpc: SocketAddr,
-    /// OTLP over HTTP. Default: 127.0.0.1:4318.
+    /// Address of the OTLP/HTTP listener. Default: 127.0.0.1:4318.
     pub otlp_http: SocketAddr,
-    /// The interface and its query API. Default: 127.0.0.1:16686.
+    /// Address of the UI and its query API. Default: 127.0.0.1:16686.
     pub ui: SocketAddr,
-    /// How much is kept.
+    /// Limits of the store.
     pub limits: Limits,
 }
 
 impl JaegerConfig {
-    /// Free ports of loopback, for tests and for several at once.
+    /// Creates a configuration that selects free loopback ports.
     pub fn with_ephemeral_ports() -> Self {
         Self::on_loopback(0, 0, 0)
     }
@@ -91,12 +109,13 @@ impl Default for JaegerConfig {
 
 /// One of the three listeners.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Listener {
     /// OTLP over gRPC.
     OtlpGrpc,
     /// OTLP over HTTP.
     OtlpHttp,
-    /// The interface and its query API.
+    /// The UI and its query API.
     Ui,
 }
 
@@ -110,134 +129,127 @@ impl fmt::Display for Listener {
     }
 }
 
-/// An address that could not be listened on; the others are free again.
-#[derive(Debug)]
+/// Error of [`start`]: a listener cannot be bound to its address.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {addr} for {listener}: {source}")]
+#[non_exhaustive]
 pub struct StartError {
-    /// Which listener it was for.
+    /// Listener that failed.
     pub listener: Listener,
-    /// The address.
+    /// Address from the configuration.
     pub addr: SocketAddr,
-    /// What the system said.
+    /// Error of the operating system.
     pub source: io::Error,
 }
 
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot listen on {} for {}: {}", self.addr, self.listener, self.source)
-    }
-}
-
-impl std::error::Error for StartError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.source)
-    }
-}
-
-/// Binds all three listeners, then serves on them until [`JaegerHandle::stop`].
+/// Binds all three listeners and serves on them until [`JaegerHandle::stop`] is called.
 ///
-/// It runs on the runtime that calls it, which needs its I/O and time drivers.
+/// The servers run on the current tokio runtime, whose I/O and time drivers must be enabled.
 ///
 /// # Errors
-/// [`StartError`] names the first address that could not be bound; nothing runs then.
-pub async fn start(settings: JaegerConfig) -> Result<JaegerHandle, StartError> {
-    let grpc = Bound::bind(Listener::OtlpGrpc, settings.otlp_grpc).await?;
-    let http = Bound::bind(Listener::OtlpHttp, settings.otlp_http).await?;
-    let ui = Bound::bind(Listener::Ui, settings.ui).await?;
+/// Returns a [`StartError`] for the first address that cannot be bound. Nothing runs then, and the
+/// other addresses are free again.
+pub async fn start(config: JaegerConfig) -> Result<JaegerHandle, StartError> {
+    let grpc = BoundListener::bind(Listener::OtlpGrpc, config.otlp_grpc).await?;
+    let http = BoundListener::bind(Listener::OtlpHttp, config.otlp_http).await?;
+    let ui = BoundListener::bind(Listener::Ui, config.ui).await?;
     let addrs = [grpc.addr, http.addr, ui.addr];
 
-    let store = Arc::new(Store::new(settings.limits));
-    let (stop, stopped) = watch::channel(());
-    let mut servers = JoinSet::new();
-    servers.spawn(serve_grpc(grpc.socket, Arc::clone(&store), until_closed(stopped.clone())));
-    let otlp = ingest::http::router(Arc::clone(&store));
-    servers.spawn(serve_http(http.socket, otlp, until_closed(stopped.clone())));
-    let figures = Arc::clone(&store);
-    let ui_and_api = ui::router()
+    let store = Arc::new(Store::new(config.limits));
+    let stats_store = Arc::clone(&store);
+    let otlp_router = ingest::http::router(Arc::clone(&store));
+    let ui_router = ui::router()
         .merge(api::router(Arc::clone(&store)))
-        .route("/metrics", get(move || async move { metrics::exposition(&figures) }));
-    servers.spawn(serve_http(ui.socket, ui_and_api, until_closed(stopped)));
-    Ok(JaegerHandle { addrs, store, stop, servers })
+        .route("/metrics", get(move || async move { metrics::render(&stats_store) }));
+
+    let (shutdown, receiver) = watch::channel(());
+    let mut servers = JoinSet::new();
+    servers.spawn(serve_grpc(grpc.socket, Arc::clone(&store), closed(receiver.clone())));
+    servers.spawn(serve_http(http.socket, otlp_router, closed(receiver.clone())));
+    servers.spawn(serve_http(ui.socket, ui_router, closed(receiver)));
+    Ok(JaegerHandle { addrs, store, shutdown, servers })
 }
 
-/// A Jaeger that runs. Dropped, it stops at once; [`stop`](Self::stop) lets answers finish.
+/// Handle to a running Jaeger. Dropping it aborts requests in flight;
+/// [`stop`](Self::stop) completes them.
 #[derive(Debug)]
-#[must_use = "dropped, it stops"]
+#[must_use = "dropping the handle stops Jaeger"]
 pub struct JaegerHandle {
     addrs: [SocketAddr; 3],
     store: Arc<Store>,
-    stop: watch::Sender<()>,
+    /// Shutdown begins when this is dropped.
+    shutdown: watch::Sender<()>,
     servers: JoinSet<()>,
 }
 
-/// How long answers in flight may take once it stops.
-const GRACE: Duration = Duration::from_secs(2);
-
 impl JaegerHandle {
-    /// Where OTLP over gRPC is taken.
+    /// Returns the address of the OTLP/gRPC listener.
     pub fn otlp_grpc_addr(&self) -> SocketAddr {
         self.addrs[0]
     }
 
-    /// Where OTLP over HTTP is taken; the path is `/v1/traces`.
+    /// Returns the address of the OTLP/HTTP listener. The path is `/v1/traces`.
     pub fn otlp_http_addr(&self) -> SocketAddr {
         self.addrs[1]
     }
 
-    /// Where the interface is.
+    /// Returns the address of the UI.
     pub fn ui_addr(&self) -> SocketAddr {
         self.addrs[2]
     }
 
-    /// The store, for its counts.
+    /// Returns the store, which has the counters.
     pub fn store(&self) -> &Store {
         &self.store
     }
 
-    /// Takes no more connections, lets answers in flight finish, and returns within two seconds.
+    /// Closes the listeners and waits up to two seconds for requests in flight.
     pub async fn stop(self) {
-        let Self { stop, mut servers, .. } = self;
-        drop(stop);
-        let all = async { while servers.join_next().await.is_some() {} };
-        if timeout(GRACE, all).await.is_err() {
+        let Self { shutdown, mut servers, .. } = self;
+        drop(shutdown);
+        let all_stopped = async { while servers.join_next().await.is_some() {} };
+        if timeout(SHUTDOWN_TIMEOUT, all_stopped).await.is_err() {
             servers.shutdown().await;
         }
     }
 }
 
-struct Bound {
+/// A socket and the address to which it is bound.
+struct BoundListener {
     socket: TcpListener,
     addr: SocketAddr,
 }
 
-impl Bound {
+impl BoundListener {
     async fn bind(listener: Listener, addr: SocketAddr) -> Result<Self, StartError> {
-        let failed = |source| StartError { listener, addr, source };
-        let socket = TcpListener::bind(addr).await.map_err(failed)?;
-        let addr = socket.local_addr().map_err(failed)?;
+        let start_error = |source| StartError { listener, addr, source };
+        let socket = TcpListener::bind(addr).await.map_err(start_error)?;
+        let addr = socket.local_addr().map_err(start_error)?;
         Ok(Self { socket, addr })
     }
 }
 
-async fn serve_grpc(socket: TcpListener, store: Arc<Store>, stop: impl Future<Output = ()>) {
+async fn serve_grpc(socket: TcpListener, store: Arc<Store>, shutdown: impl Future<Output = ()>) {
     let incoming = TcpIncoming::from(socket).with_nodelay(Some(true));
     let service = ingest::grpc::TraceService(store);
-    // Its errors are those of single connections, which end with them.
-    let _ =
-        Server::builder().add_service(service).serve_with_incoming_shutdown(incoming, stop).await;
+    let server = Server::builder().add_service(service);
+    // Connection errors are caused by the peer and need no handling.
+    let _ = server.serve_with_incoming_shutdown(incoming, shutdown).await;
 }
 
 async fn serve_http(
     socket: TcpListener,
     router: axum::Router,
-    stop: impl Future<Output = ()> + Send + 'static,
+    shutdown: impl Future<Output = ()> + Send + 'static,
 ) {
     let socket = socket.tap_io(|connection| {
-        // Without it a small answer may wait for the last one's acknowledgement.
+        // Nagle's algorithm would delay a small response until the client acknowledges the last one.
         let _ = connection.set_nodelay(true);
     });
-    let _ = axum::serve(socket, router).with_graceful_shutdown(stop).await;
+    let _ = axum::serve(socket, router).with_graceful_shutdown(shutdown).await;
 }
 
-async fn until_closed(mut stopped: watch::Receiver<()>) {
-    while stopped.changed().await.is_ok() {}
+/// Completes when the sender is dropped.
+async fn closed(mut receiver: watch::Receiver<()>) {
+    let _ = receiver.wait_for(|()| false).await;
 }

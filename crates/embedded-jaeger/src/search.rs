@@ -1,4 +1,4 @@
-//! What the query API asks of the store.
+//! Queries over all traces of the store.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -6,17 +6,19 @@ use std::sync::Arc;
 
 use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
 use opentelemetry_proto::tonic::resource::v1::Resource;
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 
-use crate::render;
-use crate::store::{Origin, SpanKind, SpanRecord, Store, Trace};
+use crate::span::{SpanRecord, SpanSource};
+use crate::store::{Store, Trace};
 use crate::tags;
 
-/// A search: a trace is found where one of its spans meets all of it.
+/// Conditions of a search. A trace matches if one of its spans meets all of them.
 #[derive(Debug)]
 pub(crate) struct TraceQuery {
     pub(crate) service: String,
     pub(crate) operation: Option<String>,
     pub(crate) tags: Vec<(String, String)>,
+    /// First and last start of the span, in nanoseconds since the Unix epoch.
     pub(crate) start_ns: u64,
     pub(crate) end_ns: u64,
     pub(crate) min_duration_ns: Option<u64>,
@@ -25,90 +27,90 @@ pub(crate) struct TraceQuery {
 }
 
 impl TraceQuery {
-    /// The traces found, the newest first.
+    /// Returns up to `limit` matching traces, the newest first.
     pub(crate) fn run(&self, store: &Store) -> Vec<Arc<Trace>> {
-        let candidate = |trace: &&Arc<Trace>| trace.spans.iter().any(|span| self.record_fits(span));
-        let mut found: Vec<_> = store.read(|traces| traces.filter(candidate).cloned().collect());
+        let is_candidate =
+            |trace: &&Arc<Trace>| trace.spans.iter().any(|span| self.matches_record(span));
+        let mut found: Vec<_> = store.read(|traces| traces.filter(is_candidate).cloned().collect());
         found.sort_by_cached_key(|trace| Reverse((trace.start_ns(), trace.id)));
         if !self.tags.is_empty() {
-            // Tags are decoded outside the store's lock, and no further than the limit.
-            let mut origins = Origins::default();
+            // Tags are decoded here because decoding under the lock would block exporters.
+            let mut sources = DecodedSources::default();
             let mut left = self.limit;
             found.retain(|trace| {
-                let fits = left > 0 && self.tags_fit(trace, &mut origins);
-                left -= usize::from(fits);
-                fits
+                let matches = left > 0 && self.matches_tags(trace, &mut sources);
+                left -= usize::from(matches);
+                matches
             });
         }
         found.truncate(self.limit);
         found
     }
 
-    fn record_fits(&self, span: &SpanRecord) -> bool {
-        span.origin.service == self.service
+    fn matches_record(&self, span: &SpanRecord) -> bool {
+        span.source.service == self.service
             && self.operation.as_deref().is_none_or(|operation| *span.name == *operation)
             && (self.start_ns..=self.end_ns).contains(&span.start_ns)
             && self.min_duration_ns.is_none_or(|min| span.duration_ns() >= min)
             && self.max_duration_ns.is_none_or(|max| span.duration_ns() <= max)
     }
 
-    fn tags_fit(&self, trace: &Trace, origins: &mut Origins) -> bool {
-        trace.spans.iter().any(|span| {
-            if !self.record_fits(span) {
-                return false;
-            }
-            let rest = render::rest(span);
-            let (_, resource, scope) = origins.decoded(&span.origin);
-            let of_span = tags::of_span(span, &rest, scope);
-            let of_resource = tags::of_resource(resource);
-            self.tags.iter().all(|(key, value)| {
-                of_span.iter().chain(&of_resource).any(|tag| tag.is(key, value))
-                    || rest
-                        .events
-                        .iter()
-                        .any(|event| tags::of_event(event).iter().any(|field| field.is(key, value)))
-            })
+    fn matches_tags(&self, trace: &Trace, sources: &mut DecodedSources) -> bool {
+        trace.spans.iter().filter(|span| self.matches_record(span)).any(|span| {
+            let remaining_fields = span.decode_remaining_fields();
+            let (_, resource, scope) = sources.get(&span.source);
+            let mut tags = tags::span_tags(span, &remaining_fields, scope);
+            tags.extend(tags::process_tags(resource));
+            tags.extend(remaining_fields.events.iter().flat_map(tags::event_fields));
+            self.tags.iter().all(|(key, value)| tags.iter().any(|tag| tag.matches(key, value)))
         })
     }
 }
 
-/// Decoded origins, by their address; each is held, so that the address stays its own.
+/// Decoded sources by address. Each is held, so that its address is not reused.
 #[derive(Default)]
-struct Origins(HashMap<*const Origin, (Arc<Origin>, Resource, InstrumentationScope)>);
+struct DecodedSources(
+    HashMap<*const SpanSource, (Arc<SpanSource>, Resource, InstrumentationScope)>,
+);
 
-impl Origins {
-    fn decoded(&mut self, origin: &Arc<Origin>) -> &(Arc<Origin>, Resource, InstrumentationScope) {
-        self.0.entry(Arc::as_ptr(origin)).or_insert_with(|| {
-            (Arc::clone(origin), render::resource(origin), render::scope(origin))
+impl DecodedSources {
+    fn get(
+        &mut self,
+        source: &Arc<SpanSource>,
+    ) -> &(Arc<SpanSource>, Resource, InstrumentationScope) {
+        self.0.entry(Arc::as_ptr(source)).or_insert_with(|| {
+            (Arc::clone(source), source.decode_resource(), source.decode_scope())
         })
     }
 }
 
-/// The operations of a service, by name and kind.
+/// Returns the operations of a service, sorted by name and kind.
 pub(crate) fn operations(store: &Store, service: &str) -> BTreeSet<(Arc<str>, SpanKind)> {
     store.read(|traces| {
         let spans = traces.flat_map(|trace| &trace.spans);
-        let of_service = spans.filter(|span| span.origin.service == service);
+        let of_service = spans.filter(|span| span.source.service == service);
         of_service.map(|span| (Arc::clone(&span.name), span.kind)).collect()
     })
 }
 
-/// How often a service called another: caller and callee, and the count.
+/// Number of calls by calling and called service.
 pub(crate) type Dependencies = BTreeMap<(String, String), u64>;
 
-/// Counts the spans whose parent is another service's, over the traces that began in a window.
+/// Counts the spans whose parent belongs to another service, in all traces that started between
+/// two times in nanoseconds since the Unix epoch.
 pub(crate) fn dependencies(store: &Store, (from_ns, to_ns): (u64, u64)) -> Dependencies {
-    let in_window = |trace: &&Arc<Trace>| (from_ns..=to_ns).contains(&trace.start_ns());
-    let traces: Vec<_> = store.read(|traces| traces.filter(in_window).cloned().collect());
+    let is_in_window = |trace: &&Arc<Trace>| (from_ns..=to_ns).contains(&trace.start_ns());
+    let traces: Vec<_> = store.read(|traces| traces.filter(is_in_window).cloned().collect());
     let mut calls: HashMap<(&str, &str), u64> = HashMap::new();
     for trace in &traces {
         let services: HashMap<_, _> =
-            trace.spans.iter().map(|span| (span.id, &*span.origin.service)).collect();
+            trace.spans.iter().map(|span| (span.id, &*span.source.service)).collect();
         for span in &trace.spans {
-            let child = &*span.origin.service;
-            match services.get(&span.parent) {
-                Some(&parent) if parent != child => *calls.entry((parent, child)).or_default() += 1,
-                _ => {}
+            let child = &*span.source.service;
+            if let Some(&parent) = services.get(&span.parent)
+                && parent != child
+            {
+                *calls.entry((parent, child)).or_default() += 1;
             }
         }
     }

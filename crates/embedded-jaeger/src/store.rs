@@ -1,30 +1,30 @@
-//! The bounded store: traces in the order of their arrival, the oldest out first.
-//!
-//! A span is kept as a small record beside its remaining fields in protobuf, and what spans share
-//! (name, resource, scope) is kept once: a tree of decoded attributes takes several times as much.
+//! The bounded store: traces in order of arrival, of which the oldest is evicted first.
 
 use std::collections::hash_map::{Entry, Values};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::hash::Hash;
 use std::mem::size_of;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use crate::ids::{SpanId, TraceId};
+use parking_lot::Mutex;
 
-/// How much is kept. What is over it goes: the oldest trace first, or the span is refused.
+use crate::ids::TraceId;
+use crate::span::{IncomingSpan, SpanRecord, SpanSource};
+
+/// Limits of the store. Over them, it evicts the oldest traces or rejects the span or request.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Traces kept at once. Default: 50,000.
+    /// Maximum number of traces. Default: 50,000.
     pub max_traces: usize,
-    /// Spans kept of one trace; further ones are refused. Default: 50,000.
+    /// Maximum number of spans of one trace; further spans are rejected. Default: 50,000.
     pub max_spans_per_trace: usize,
-    /// Bytes kept in all, by the store's own count: contents, records and what the allocator adds
-    /// to them. Default: 96 MiB.
+    /// Maximum memory in bytes, as the store estimates it: contents, records and allocator
+    /// overhead. Half of it is the maximum for one trace. Default: 96 MiB.
     pub max_bytes: usize,
-    /// Bytes of one encoded span; a larger one is refused. Default: 1 MiB.
+    /// Maximum size of one encoded span in bytes; a larger one is rejected. Default: 1 MiB.
     pub max_span_bytes: usize,
-    /// Bytes of one export request after decompression; a larger one is refused whole.
+    /// Maximum size of an export request in bytes after decompression; a larger one is rejected.
     /// Default: 16 MiB.
     pub max_request_bytes: usize,
 }
@@ -41,88 +41,33 @@ impl Default for Limits {
     }
 }
 
-/// What the store holds and what it has taken, refused and evicted since its start.
+/// Current contents of a [`Store`], and counters since its start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Stats {
-    /// Traces held now.
+    /// Number of traces in the store.
     pub traces: usize,
-    /// Spans held now.
+    /// Number of spans in the store.
     pub spans: usize,
-    /// Bytes held now, as [`Limits::max_bytes`] counts them.
+    /// Memory in bytes, estimated as for [`Limits::max_bytes`].
     pub bytes: usize,
-    /// Spans taken since the start.
+    /// Spans accepted.
     pub accepted_spans: u64,
-    /// Spans refused since the start for an id that is empty, zero or of a wrong length.
-    pub refused_invalid_id: u64,
-    /// Spans refused since the start for being larger than [`Limits::max_span_bytes`].
-    pub refused_span_too_large: u64,
-    /// Spans refused since the start because their trace was full.
-    pub refused_trace_full: u64,
-    /// Requests refused whole since the start: broken, too large or of another media type.
-    pub refused_requests: u64,
-    /// Traces evicted since the start to make room.
+    /// Spans rejected because an id is empty, zero or has a wrong length.
+    pub rejected_invalid_id: u64,
+    /// Spans rejected because they are larger than [`Limits::max_span_bytes`].
+    pub rejected_span_too_large: u64,
+    /// Spans rejected because their trace was full.
+    pub rejected_trace_full: u64,
+    /// Requests rejected because they are malformed, too large or have an unsupported media type.
+    pub rejected_requests: u64,
+    /// Traces evicted.
     pub evicted_traces: u64,
-    /// Spans evicted since the start, with their traces.
+    /// Spans evicted with their traces.
     pub evicted_spans: u64,
 }
 
-/// Where a span comes from: its resource and its instrumentation scope, both as received.
-#[derive(Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Origin {
-    pub(crate) service: String,
-    /// A protobuf `Resource`.
-    pub(crate) resource: Box<[u8]>,
-    /// A protobuf `InstrumentationScope`.
-    pub(crate) scope: Box<[u8]>,
-}
-
-/// One span. `rest` is the protobuf `Span` without the fields that stand here.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct SpanRecord {
-    pub(crate) id: SpanId,
-    pub(crate) parent: SpanId,
-    pub(crate) start_ns: u64,
-    pub(crate) end_ns: u64,
-    pub(crate) origin: Arc<Origin>,
-    pub(crate) name: Arc<str>,
-    pub(crate) kind: SpanKind,
-    pub(crate) failed: bool,
-    pub(crate) rest: Box<[u8]>,
-}
-
-/// OTLP's span kinds by Jaeger's names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum SpanKind {
-    Unspecified,
-    Internal,
-    Server,
-    Client,
-    Producer,
-    Consumer,
-}
-
-impl SpanKind {
-    /// The value of the tag `span.kind`; empty where the kind is unspecified.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Unspecified => "",
-            Self::Internal => "internal",
-            Self::Server => "server",
-            Self::Client => "client",
-            Self::Producer => "producer",
-            Self::Consumer => "consumer",
-        }
-    }
-}
-
-impl SpanRecord {
-    /// How long the span took; 0 where it ends before it starts.
-    pub(crate) fn duration_ns(&self) -> u64 {
-        self.end_ns.saturating_sub(self.start_ns)
-    }
-}
-
-/// A trace as far as it has arrived.
+/// The spans of a trace that have arrived so far.
 #[derive(Clone, Debug)]
 pub(crate) struct Trace {
     pub(crate) id: TraceId,
@@ -135,55 +80,53 @@ impl Trace {
         Self { id, spans: Vec::new(), bytes: 0 }
     }
 
-    /// When its first span began, in nanoseconds since the epoch.
+    /// Start of the earliest span, in nanoseconds since the Unix epoch.
     pub(crate) fn start_ns(&self) -> u64 {
         self.spans.iter().map(|span| span.start_ns).min().unwrap_or(0)
     }
 
-    /// A trace may not push out all the others and then itself.
+    /// Returns `true` if the trace has no room for `next`. Without the limit in bytes, a trace
+    /// could evict all others and then itself.
     fn is_full(&self, next: &SpanRecord, limits: &Limits) -> bool {
         self.spans.len() >= limits.max_spans_per_trace
-            || self.bytes + next.rest.len() > limits.max_bytes / 2
+            || self.bytes + next.remaining_fields.len() > limits.max_bytes / 2
     }
 
-    /// Adds a span; answers how many more bytes the trace takes now.
+    /// Adds a span. Returns the number of bytes by which the trace grows.
     fn push(&mut self, span: SpanRecord) -> usize {
         let before = self.bytes;
         let capacity = self.spans.capacity();
         if self.spans.len() == capacity {
-            // By half and not by double: most traces are small, and there are many of them.
+            // Doubling would waste more memory because most traces are small and numerous.
             self.spans.reserve_exact(capacity / 2 + 1);
             self.bytes += (self.spans.capacity() - capacity) * size_of::<SpanRecord>();
         }
-        self.bytes += span.rest.len() + ALLOCATION;
+        self.bytes += span.remaining_fields.len() + ALLOCATION_OVERHEAD;
         self.spans.push(span);
         self.bytes - before
     }
 }
 
-/// A span on its way in. Its name and origin are copies of its own until the store shares them.
-pub(crate) struct NewSpan {
-    pub(crate) trace: TraceId,
-    pub(crate) record: SpanRecord,
+/// Estimated bytes that common allocators add to each allocation.
+const ALLOCATION_OVERHEAD: usize = 16;
+/// Estimated bytes of a trace without its spans: entries in the map and the queue, and the header.
+const TRACE_OVERHEAD: usize =
+    3 * size_of::<(TraceId, Arc<Trace>)>() + size_of::<Trace>() + 2 * ALLOCATION_OVERHEAD;
+
+fn name_bytes(name: &str) -> usize {
+    name.len() + 2 * ALLOCATION_OVERHEAD + 2 * size_of::<(Arc<str>, usize)>()
 }
 
-/// What an allocation costs beyond its contents; near enough for the common allocators.
-const ALLOCATION: usize = 16;
-/// A trace without its spans: its places in the map and in the queue, and its header.
-const TRACE: usize = 3 * size_of::<(TraceId, Arc<Trace>)>() + size_of::<Trace>() + 2 * ALLOCATION;
-
-fn cost_of_name(name: &str) -> usize {
-    name.len() + 2 * ALLOCATION + 2 * size_of::<(Arc<str>, usize)>()
+fn source_bytes(source: &SpanSource) -> usize {
+    let contents = source.service.len() + source.resource.len() + source.scope.len();
+    let entry = size_of::<SpanSource>() + 2 * size_of::<(Arc<SpanSource>, usize)>();
+    contents + 5 * ALLOCATION_OVERHEAD + entry
 }
 
-fn cost_of_origin(origin: &Origin) -> usize {
-    let contents = origin.service.len() + origin.resource.len() + origin.scope.len();
-    contents + 5 * ALLOCATION + size_of::<Origin>() + 2 * size_of::<(Arc<Origin>, usize)>()
-}
-
-/// The traces held in memory, and the counts of what came and went.
+/// In-memory store of traces.
 pub struct Store {
     limits: Limits,
+    // A panic under the lock makes a counter wrong at worst. It leaves the traces valid.
     inner: Mutex<Inner>,
 }
 
@@ -196,9 +139,10 @@ impl fmt::Debug for Store {
 #[derive(Default)]
 struct Inner {
     traces: HashMap<TraceId, Arc<Trace>>,
-    arrival: VecDeque<TraceId>,
+    arrival_order: VecDeque<TraceId>,
+    /// Names and sources with the number of spans that share each.
     names: HashMap<Arc<str>, usize>,
-    origins: HashMap<Arc<Origin>, usize>,
+    sources: HashMap<Arc<SpanSource>, usize>,
     stats: Stats,
 }
 
@@ -207,99 +151,95 @@ impl Store {
         Self { limits, inner: Mutex::default() }
     }
 
-    /// The limits it was made with.
+    /// Returns the limits.
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
 
-    /// What it holds, and what it has taken, refused and evicted.
+    /// Returns a copy of the counters.
     pub fn stats(&self) -> Stats {
-        self.lock().stats.clone()
+        self.inner.lock().stats.clone()
     }
 
-    /// Takes spans; answers how many were refused because their trace is full.
-    pub(crate) fn add(&self, spans: Vec<NewSpan>) -> usize {
-        let mut inner = self.lock();
-        let before = inner.stats.refused_trace_full;
+    /// Adds spans. Returns the number of spans that were rejected because their trace is full.
+    pub(crate) fn add(&self, spans: Vec<IncomingSpan>) -> usize {
+        let mut inner = self.inner.lock();
+        let before = inner.stats.rejected_trace_full;
         for span in spans {
             inner.add(span, &self.limits);
             inner.evict(&self.limits);
         }
-        (inner.stats.refused_trace_full - before) as usize
+        (inner.stats.rejected_trace_full - before) as usize
     }
 
-    /// Changes the counts alone.
-    pub(crate) fn count(&self, change: impl FnOnce(&mut Stats)) {
-        change(&mut self.lock().stats);
+    /// Updates the counters.
+    pub(crate) fn update_stats(&self, update: impl FnOnce(&mut Stats)) {
+        update(&mut self.inner.lock().stats);
     }
 
     pub(crate) fn trace(&self, id: TraceId) -> Option<Arc<Trace>> {
-        self.lock().traces.get(&id).cloned()
+        self.inner.lock().traces.get(&id).cloned()
     }
 
-    /// Reads over all traces, in no order. The store waits meanwhile, so `read` is quick.
+    /// Calls `read` with all traces in unspecified order. The store is locked meanwhile.
     pub(crate) fn read<T>(&self, read: impl FnOnce(Values<'_, TraceId, Arc<Trace>>) -> T) -> T {
-        read(self.lock().traces.values())
+        read(self.inner.lock().traces.values())
     }
 
-    /// The names of all services with a span here, in order.
+    /// Returns the sorted names of all services that have a span in the store.
     pub(crate) fn services(&self) -> BTreeSet<String> {
-        self.lock().origins.keys().map(|origin| origin.service.clone()).collect()
-    }
-
-    /// A panic under the lock leaves a count wrong at worst: the traces are still good.
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().sources.keys().map(|source| source.service.clone()).collect()
     }
 }
 
 impl Inner {
-    fn add(&mut self, NewSpan { trace: id, record }: NewSpan, limits: &Limits) {
+    fn add(&mut self, IncomingSpan { trace: id, record }: IncomingSpan, limits: &Limits) {
         if self.traces.get(&id).is_some_and(|trace| trace.is_full(&record, limits)) {
-            self.stats.refused_trace_full += 1;
+            self.stats.rejected_trace_full += 1;
             return;
         }
-        let record = self.share(record);
+        let record = self.intern(record);
         if !self.traces.contains_key(&id) {
-            self.arrival.push_back(id);
+            self.arrival_order.push_back(id);
             self.stats.traces += 1;
-            self.stats.bytes += TRACE;
+            self.stats.bytes += TRACE_OVERHEAD;
         }
         let trace = self.traces.entry(id).or_insert_with(|| Arc::new(Trace::new(id)));
-        // Copies the trace only while an answer about it is being written.
+        // Copies the trace only if a response that contains it is being written.
         self.stats.bytes += Arc::make_mut(trace).push(record);
         self.stats.spans += 1;
         self.stats.accepted_spans += 1;
     }
 
-    /// Exchanges the record's own copies of name and origin for the shared ones.
-    fn share(&mut self, mut record: SpanRecord) -> SpanRecord {
-        let (name, new_name) = share(&mut self.names, record.name);
-        let (origin, new_origin) = share(&mut self.origins, record.origin);
-        if new_name {
-            self.stats.bytes += cost_of_name(&name);
+    /// Replaces the name and the source of the record by shared copies.
+    fn intern(&mut self, mut record: SpanRecord) -> SpanRecord {
+        let (name, is_new_name) = intern(&mut self.names, record.name);
+        let (source, is_new_source) = intern(&mut self.sources, record.source);
+        if is_new_name {
+            self.stats.bytes += name_bytes(&name);
         }
-        if new_origin {
-            self.stats.bytes += cost_of_origin(&origin);
+        if is_new_source {
+            self.stats.bytes += source_bytes(&source);
         }
         record.name = name;
-        record.origin = origin;
+        record.source = source;
         record
     }
 
+    /// Removes the oldest traces until the store is within its limits.
     fn evict(&mut self, limits: &Limits) {
         while self.stats.traces > limits.max_traces || self.stats.bytes > limits.max_bytes {
-            let oldest = self.arrival.pop_front().and_then(|id| self.traces.remove(&id));
+            let oldest = self.arrival_order.pop_front().and_then(|id| self.traces.remove(&id));
             let Some(trace) = oldest else { return };
             for span in &trace.spans {
                 if release(&mut self.names, &span.name) {
-                    self.stats.bytes -= cost_of_name(&span.name);
+                    self.stats.bytes -= name_bytes(&span.name);
                 }
-                if release(&mut self.origins, &span.origin) {
-                    self.stats.bytes -= cost_of_origin(&span.origin);
+                if release(&mut self.sources, &span.source) {
+                    self.stats.bytes -= source_bytes(&span.source);
                 }
             }
-            self.stats.bytes -= TRACE + trace.bytes;
+            self.stats.bytes -= TRACE_OVERHEAD + trace.bytes;
             self.stats.traces -= 1;
             self.stats.spans -= trace.spans.len();
             self.stats.evicted_traces += 1;
@@ -308,8 +248,8 @@ impl Inner {
     }
 }
 
-/// The shared copy of `value` with one more use, and whether it is the first.
-fn share<T: ?Sized + Eq + Hash>(
+/// Returns the shared copy of `value` and `true` if it is new. Adds one to its uses.
+fn intern<T: ?Sized + Eq + Hash>(
     uses: &mut HashMap<Arc<T>, usize>,
     value: Arc<T>,
 ) -> (Arc<T>, bool) {
@@ -326,15 +266,15 @@ fn share<T: ?Sized + Eq + Hash>(
     }
 }
 
-/// Takes one use back; whether it was the last.
+/// Subtracts one from the uses of `value`. Returns `true` if it was the last use.
 fn release<T: ?Sized + Eq + Hash>(uses: &mut HashMap<Arc<T>, usize>, value: &Arc<T>) -> bool {
     let Some(count) = uses.get_mut(value) else {
         return false;
     };
     *count -= 1;
-    let last = *count == 0;
-    if last {
+    let was_last = *count == 0;
+    if was_last {
         uses.remove(value);
     }
-    last
+    was_last
 }

@@ -1,6 +1,4 @@
-//! OTLP attributes and fields as Jaeger's tags.
-//!
-//! The mapping is OpenTelemetry's own for Jaeger:
+//! Conversion of OTLP attributes and fields to Jaeger's tags, as OpenTelemetry specifies it:
 //! <https://opentelemetry.io/docs/specs/otel/trace/sdk_exporters/jaeger/>
 
 use std::borrow::Cow;
@@ -15,12 +13,12 @@ use opentelemetry_proto::tonic::trace::v1::{Span, span::Event, status::StatusCod
 use serde::Serialize;
 use serde_json::Value as Json;
 
-use crate::store::SpanRecord;
+use crate::span::{SpanRecord, kind_name};
 
-/// A typed key and value, as Jaeger's query API writes them.
+/// A key and a typed value in the format of Jaeger's query API.
 #[derive(Debug, Serialize)]
 pub(crate) struct Tag<'a> {
-    pub(crate) key: Cow<'a, str>,
+    key: &'a str,
     #[serde(rename = "type")]
     kind: &'static str,
     value: TagValue<'a>,
@@ -37,20 +35,20 @@ enum TagValue<'a> {
 
 impl<'a> Tag<'a> {
     fn text(key: &'a str, value: impl Into<Cow<'a, str>>) -> Self {
-        Self { key: key.into(), kind: "string", value: TagValue::Text(value.into()) }
+        Self { key, kind: "string", value: TagValue::Text(value.into()) }
     }
 
     fn bool(key: &'a str, value: bool) -> Self {
-        Self { key: key.into(), kind: "bool", value: TagValue::Bool(value) }
+        Self { key, kind: "bool", value: TagValue::Bool(value) }
     }
 
-    fn of(attribute: &'a KeyValue) -> Self {
-        let (kind, value) = typed(attribute.value.as_ref());
-        Self { key: attribute.key.as_str().into(), kind, value }
+    fn from_attribute(attribute: &'a KeyValue) -> Self {
+        let (kind, value) = typed_value(attribute.value.as_ref());
+        Self { key: &attribute.key, kind, value }
     }
 
-    /// Whether the tag has this key, and this value when both are written as text.
-    pub(crate) fn is(&self, key: &str, value: &str) -> bool {
+    /// Returns `true` if the tag has this key, and this value when it is written as text.
+    pub(crate) fn matches(&self, key: &str, value: &str) -> bool {
         self.key == key
             && match &self.value {
                 TagValue::Text(text) => text == value,
@@ -61,10 +59,10 @@ impl<'a> Tag<'a> {
     }
 }
 
-/// Browsers read numbers as doubles: beyond these an integer would change on its way.
+/// Integers that browsers represent exactly, because they parse JSON numbers as doubles.
 const SAFE_INTEGERS: std::ops::RangeInclusive<i64> = -(1 << 53) + 1..=(1 << 53) - 1;
 
-fn typed(value: Option<&AnyValue>) -> (&'static str, TagValue<'_>) {
+fn typed_value(value: Option<&AnyValue>) -> (&'static str, TagValue<'_>) {
     use TagValue::{Bool, Float, Int, Text};
     match value.and_then(|value| value.value.as_ref()) {
         Some(Value::StringValue(text)) => ("string", Text(text.into())),
@@ -75,75 +73,78 @@ fn typed(value: Option<&AnyValue>) -> (&'static str, TagValue<'_>) {
         Some(Value::DoubleValue(number)) => ("float64", Text(number.to_string().into())),
         Some(Value::BytesValue(bytes)) => ("binary", Text(BASE64.encode(bytes).into())),
         Some(nested @ (Value::ArrayValue(_) | Value::KvlistValue(_))) => {
-            ("string", Text(json(nested).to_string().into()))
+            ("string", Text(to_json(nested).to_string().into()))
         }
-        // An empty value, or one that stands in a table that only profiles have.
+        // Only profiles have the table to which the second variant refers.
         None | Some(Value::StringValueStrindex(_)) => ("string", Text("".into())),
     }
 }
 
-/// A nested value; prost bounds the depth when it decodes.
-fn json(value: &Value) -> Json {
-    let of = |value: &AnyValue| value.value.as_ref().map_or(Json::Null, json);
+/// Converts a nested value. The recursion is bounded because prost limits the depth of messages.
+fn to_json(value: &Value) -> Json {
+    let any_to_json = |value: &AnyValue| value.value.as_ref().map_or(Json::Null, to_json);
     match value {
         Value::StringValue(text) => text.as_str().into(),
         Value::BoolValue(flag) => (*flag).into(),
         Value::IntValue(number) => (*number).into(),
         Value::DoubleValue(number) => (*number).into(),
         Value::BytesValue(bytes) => BASE64.encode(bytes).into(),
-        Value::ArrayValue(array) => array.values.iter().map(of).collect(),
+        Value::ArrayValue(array) => array.values.iter().map(any_to_json).collect(),
         Value::KvlistValue(list) => {
-            let of_entry = |entry: &KeyValue| entry.value.as_ref().map_or(Json::Null, of);
-            list.values.iter().map(|entry| (entry.key.clone(), of_entry(entry))).collect()
+            let member = |entry: &KeyValue| {
+                (entry.key.clone(), entry.value.as_ref().map_or(Json::Null, any_to_json))
+            };
+            list.values.iter().map(member).collect()
         }
         Value::StringValueStrindex(_) => Json::Null,
     }
 }
 
-/// The tags of a span: those of its scope, its attributes, then what OTLP keeps in fields.
-pub(crate) fn of_span<'a>(
+/// Returns the tags of a span: its scope, the OTLP fields without a place in Jaeger's model, and
+/// its attributes. `span` holds the fields that `record` does not.
+pub(crate) fn span_tags<'a>(
     record: &SpanRecord,
-    rest: &'a Span,
+    span: &'a Span,
     scope: &'a InstrumentationScope,
 ) -> Vec<Tag<'a>> {
-    let mut tags = Vec::with_capacity(rest.attributes.len() + 6);
-    let mut text = |key, value: &'a str| {
+    let mut tags = Vec::with_capacity(span.attributes.len() + 6);
+    let mut push_text = |key, value: &'a str| {
         if !value.is_empty() {
             tags.push(Tag::text(key, value));
         }
     };
-    text("otel.scope.name", &scope.name);
-    text("otel.scope.version", &scope.version);
-    text("span.kind", record.kind.as_str());
-    text("w3c.tracestate", &rest.trace_state);
-    if let Some(status) = &rest.status {
+    push_text("otel.scope.name", &scope.name);
+    push_text("otel.scope.version", &scope.version);
+    push_text("span.kind", kind_name(record.kind));
+    push_text("w3c.tracestate", &span.trace_state);
+    if let Some(status) = &span.status {
         match status.code() {
-            StatusCode::Ok => text("otel.status_code", "OK"),
-            StatusCode::Error => text("otel.status_code", "ERROR"),
+            StatusCode::Ok => push_text("otel.status_code", "OK"),
+            StatusCode::Error => push_text("otel.status_code", "ERROR"),
             StatusCode::Unset => {}
         }
-        text("otel.status_description", &status.message);
+        push_text("otel.status_description", &status.message);
     }
     if record.failed {
         tags.push(Tag::bool("error", true));
     }
-    tags.extend(scope.attributes.iter().map(Tag::of));
-    // The status decides on the error marker, whatever an attribute of that name says.
-    let stated = |attribute: &&KeyValue| !(record.failed && attribute.key == "error");
-    tags.extend(rest.attributes.iter().filter(stated).map(Tag::of));
+    tags.extend(scope.attributes.iter().map(Tag::from_attribute));
+    // The status takes precedence over an attribute of the same name.
+    let is_kept = |attribute: &&KeyValue| !(record.failed && attribute.key == "error");
+    tags.extend(span.attributes.iter().filter(is_kept).map(Tag::from_attribute));
     tags
 }
 
-/// The fields of an event's log: its name as `event`, then its attributes.
-pub(crate) fn of_event(event: &Event) -> Vec<Tag<'_>> {
+/// Returns the fields of an event's log: its name as `event`, then its attributes.
+pub(crate) fn event_fields(event: &Event) -> Vec<Tag<'_>> {
     let name = (!event.name.is_empty()).then(|| Tag::text("event", &*event.name));
-    name.into_iter().chain(event.attributes.iter().map(Tag::of)).collect()
+    name.into_iter().chain(event.attributes.iter().map(Tag::from_attribute)).collect()
 }
 
-/// The tags of a process: its resource without the service's name.
-pub(crate) fn of_resource(resource: &Resource) -> Vec<Tag<'_>> {
+/// Returns the tags of a process: its resource attributes without `service.name`.
+pub(crate) fn process_tags(resource: &Resource) -> Vec<Tag<'_>> {
     let others = resource.attributes.iter().filter(|attribute| attribute.key != "service.name");
-    others.map(Tag::of).collect()
+    others.map(Tag::from_attribute).collect()
 }
 
 #[cfg(test)]
@@ -152,24 +153,14 @@ mod tests {
 
     use super::*;
 
-    fn written(value: Option<Value>) -> String {
-        let attribute = KeyValue {
-            key: "k".to_owned(),
-            value: Some(AnyValue { value }),
-            ..KeyValue::default()
-        };
-        serde_json::to_string(&Tag::of(&attribute)).unwrap()
+    fn attribute(key: &str, value: Option<Value>) -> KeyValue {
+        let value = Some(AnyValue { value });
+        KeyValue { key: key.to_owned(), value, ..KeyValue::default() }
     }
 
     #[test]
     fn tag_types_match_jaeger() {
-        let list = KeyValueList {
-            values: vec![KeyValue {
-                key: "a".to_owned(),
-                value: Some(AnyValue { value: Some(Value::IntValue(1)) }),
-                ..KeyValue::default()
-            }],
-        };
+        let list = KeyValueList { values: vec![attribute("a", Some(Value::IntValue(1)))] };
         let array = ArrayValue { values: vec![AnyValue { value: Some(Value::KvlistValue(list)) }] };
         for (value, expected) in [
             (Some(Value::StringValue("é\"".to_owned())), r#""string","value":"é\""}"#),
@@ -182,7 +173,8 @@ mod tests {
             (Some(Value::ArrayValue(array)), r#""string","value":"[{\"a\":1}]"}"#),
             (None, r#""string","value":""}"#),
         ] {
-            assert_eq!(written(value), format!(r#"{{"key":"k","type":{expected}"#));
+            let json = serde_json::to_string(&Tag::from_attribute(&attribute("k", value))).unwrap();
+            assert_eq!(json, format!(r#"{{"key":"k","type":{expected}"#));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Jaeger's own interface, from the binary.
+//! Jaeger's UI, embedded by `build.rs`.
 
 use std::io::Read as _;
 
@@ -14,23 +14,24 @@ use http::header::{
 use http::{HeaderMap, StatusCode, Uri};
 use serde_json::json;
 
-/// The version of the interface.
+/// Version of the embedded Jaeger UI.
 pub const JAEGER_UI_VERSION: &str = "2.14.1";
 
-/// The notices and licences of what this crate embeds, for a person to read.
+/// Notice and licence of the embedded Jaeger UI.
 pub const LICENSES: &str = concat!(
     "Jaeger UI 2.14.1\n",
     "Copyright (c) The Jaeger Authors\n",
     "https://github.com/jaegertracing/jaeger-ui\n\n",
-    "This program carries the build of Jaeger UI unchanged and serves it under its licence, the\n",
-    "Apache License 2.0, which follows. The packages that the build contains are named, with\n",
-    "their licences, by its package.json and package-lock.json at the address above.\n\n",
+    "This program includes the unmodified build of Jaeger UI under the Apache License 2.0, which\n",
+    "follows. The files package.json and package-lock.json at the address above list the packages\n",
+    "that the build contains, with their licences.\n\n",
     include_str!(concat!(env!("OUT_DIR"), "/jaeger-ui-license.txt")),
 );
 
-/// A file of the interface, compressed when it was embedded.
+/// An embedded file. `build.rs` writes the table of these.
 struct Asset {
     path: &'static str,
+    /// Contents, compressed with gzip.
     gzip: &'static [u8],
 }
 
@@ -44,7 +45,7 @@ pub(crate) fn router() -> Router {
         .with_state(Bytes::from(index_html()))
 }
 
-/// Any other path is a page of the interface, which reads the path itself.
+/// Returns the same page for every other path. The UI reads the path in the browser.
 async fn index(State(html): State<Bytes>) -> Response {
     let headers = [(CONTENT_TYPE, "text/html; charset=utf-8"), (CACHE_CONTROL, "no-cache")];
     (headers, [(X_CONTENT_TYPE_OPTIONS, "nosniff")], html).into_response()
@@ -55,17 +56,17 @@ async fn asset(uri: Uri, headers: HeaderMap) -> Response {
     let Some(asset) = ASSETS.iter().find(|asset| asset.path == path) else {
         return (StatusCode::NOT_FOUND, "no such file\n").into_response();
     };
-    let about = [
+    let asset_headers = [
         (CONTENT_TYPE, media_type(path)),
-        // The names carry a hash of the contents.
+        // The file names contain a hash of the contents.
         (CACHE_CONTROL, "public, max-age=31536000, immutable"),
         (VARY, "accept-encoding"),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];
     if accepts_gzip(&headers) {
-        return (about, [(CONTENT_ENCODING, "gzip")], asset.gzip).into_response();
+        return (asset_headers, [(CONTENT_ENCODING, "gzip")], asset.gzip).into_response();
     }
-    (about, gunzip(asset.gzip)).into_response()
+    (asset_headers, gunzip(asset.gzip)).into_response()
 }
 
 fn media_type(path: &str) -> &'static str {
@@ -84,21 +85,21 @@ fn accepts_gzip(headers: &HeaderMap) -> bool {
     let values = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|coding| {
         let mut parts = coding.split(';').map(str::trim);
-        let gzip = parts.next().is_some_and(|name| name.eq_ignore_ascii_case("gzip"));
-        let refused =
+        let is_gzip = parts.next().is_some_and(|name| name.eq_ignore_ascii_case("gzip"));
+        let is_zero =
             |weight: &str| weight.strip_prefix("q=").and_then(|q| q.parse().ok()) == Some(0.0);
-        gzip && !parts.any(refused)
+        is_gzip && !parts.any(is_zero)
     })
 }
 
 fn gunzip(compressed: &[u8]) -> Vec<u8> {
     let mut plain = Vec::new();
-    // What build.rs compressed reads back whole.
+    // Decompression cannot fail because build.rs has compressed the data.
     let _ = GzDecoder::new(compressed).read_to_end(&mut plain);
     plain
 }
 
-/// The page, with its configuration filled in where Jaeger's own query service does it.
+/// Returns the page with its configuration, which replaces the same placeholders as in Jaeger.
 fn index_html() -> String {
     let page = ASSETS.iter().find(|asset| asset.path == "index.html");
     let mut html = String::from_utf8_lossy(&page.map(|page| gunzip(page.gzip)).unwrap_or_default())
@@ -113,7 +114,7 @@ fn placeholders() -> [(&'static str, String); 2] {
     let version = concat!("embedded-jaeger ", env!("CARGO_PKG_VERSION"));
     let config = json!({
         "archiveEnabled": false,
-        // That page reads a metrics storage; whoever types its address is told that there is none.
+        // The page remains reachable by its address.
         "monitor": {
             "menuEnabled": false,
             "emptyState": {
@@ -153,14 +154,14 @@ mod tests {
             assert_eq!(raw.matches(placeholder).count(), 1, "{placeholder}");
             assert!(page.contains(&value), "{value}");
         }
-        let named: Vec<&str> = raw
+        let referenced: Vec<&str> = raw
             .split("./")
             .skip(1)
             .filter_map(|rest| rest.split(['"', '\'']).next())
             .filter(|name| name.starts_with("static/"))
             .collect();
-        assert!(named.len() >= 4, "{named:?}");
-        for name in named {
+        assert!(referenced.len() >= 4, "{referenced:?}");
+        for name in referenced {
             assert!(ASSETS.iter().any(|asset| asset.path == name), "{name}");
         }
     }
@@ -173,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn gzip_is_sent_only_where_it_is_accepted() {
+    fn accept_encoding_selects_gzip() {
         for (value, expected) in [
             ("gzip, deflate, br", true),
             ("br;q=1.0, GZIP;q=0.5", true),

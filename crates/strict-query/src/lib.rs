@@ -1,8 +1,24 @@
-//! A query extractor that refuses what it cannot decode.
+//! A query extractor for axum that rejects malformed percent-encoding and invalid UTF-8.
 //!
-//! [`axum::extract::Query`] follows the URL standard: a broken percent-encoding stays as it is, and
-//! bytes that are no UTF-8 become U+FFFD. An echo that answers something else than it was sent is
-//! worse than a clear 400, so [`StrictQuery`] looks at the raw query first.
+//! [`axum::extract::Query`] follows the URL Standard: it keeps a malformed percent-encoding as it is
+//! and replaces invalid UTF-8 by U+FFFD. A service that echoes its input would then respond with
+//! something that the client did not send. [`StrictQuery`] rejects such a query with 400.
+//!
+//! ```
+//! use axum::{Router, routing::get};
+//! use strict_query::StrictQuery;
+//!
+//! #[derive(serde::Deserialize)]
+//! struct EchoParams {
+//!     msg: String,
+//! }
+//!
+//! async fn echo(StrictQuery(params): StrictQuery<EchoParams>) -> String {
+//!     params.msg
+//! }
+//!
+//! let router: Router = Router::new().route("/echo", get(echo));
+//! ```
 
 use axum::Json;
 use axum::extract::{FromRequestParts, Query};
@@ -11,17 +27,19 @@ use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
 
-/// The query, decoded without loss.
+/// Extractor for a query string that decodes without loss.
 #[derive(Debug, Clone, Copy)]
 pub struct StrictQuery<T>(pub T);
 
-/// The query cannot be decoded: 400 `{"error":"Invalid query string"}`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Rejection type for [`StrictQuery`]: 400 with the body `{"error":"Invalid query string"}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("Invalid query string")]
+#[non_exhaustive]
 pub struct InvalidQuery;
 
 impl IntoResponse for InvalidQuery {
     fn into_response(self) -> Response {
-        let body = serde_json::json!({"error": "Invalid query string"});
+        let body = serde_json::json!({"error": self.to_string()});
         (StatusCode::BAD_REQUEST, Json(body)).into_response()
     }
 }
@@ -33,16 +51,13 @@ impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for StrictQuery<T> {
         if !parts.uri.query().is_none_or(is_decodable) {
             return Err(InvalidQuery);
         }
-        match Query::try_from_uri(&parts.uri) {
-            Ok(Query(value)) => Ok(Self(value)),
-            Err(_) => Err(InvalidQuery),
-        }
+        Query::try_from_uri(&parts.uri).map(|Query(value)| Self(value)).map_err(|_| InvalidQuery)
     }
 }
 
-/// Whether each `%` stands before two hex digits and each name and value is UTF-8.
+/// Returns `true` if each `%` precedes two hex digits and each name and value is valid UTF-8.
 fn is_decodable(query: &str) -> bool {
-    // Most queries have nothing to decode.
+    // Avoids the allocations below for most queries.
     if query.is_ascii() && !query.contains('%') {
         return true;
     }
@@ -54,7 +69,7 @@ fn is_decodable(query: &str) -> bool {
                 decoded.push(byte);
                 continue;
             }
-            match (bytes.next().and_then(hex), bytes.next().and_then(hex)) {
+            match (bytes.next().and_then(hex_digit), bytes.next().and_then(hex_digit)) {
                 (Some(high), Some(low)) => decoded.push(high << 4 | low),
                 _ => return false,
             }
@@ -63,7 +78,7 @@ fn is_decodable(query: &str) -> bool {
     })
 }
 
-fn hex(digit: u8) -> Option<u8> {
+fn hex_digit(digit: u8) -> Option<u8> {
     char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
 }
 

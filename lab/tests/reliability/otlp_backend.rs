@@ -14,9 +14,9 @@ use testkit::{
 
 use crate::support::{latencies, p99, service_a, service_b};
 
-const SPANS_REJECTED: &str = "spans are rejected and lost";
-const EXPORT_FAILED: &str = "spans cannot be exported and are lost until they can";
-const EXPORT_RECOVERED: &str = "spans are exported again";
+const SPANS_REJECTED: &str = "backend rejected spans";
+const EXPORT_FAILED: &str = "span export failed, dropping spans until the backend recovers";
+const EXPORT_RECOVERED: &str = "span export recovered";
 
 /// Number of requests per case.
 const REQUESTS: usize = 300;
@@ -175,19 +175,19 @@ fn assert_failures_are_accounted_for(protocol: Protocol) {
         let log = service.log();
         let warnings = count_messages(&service, EXPORT_FAILED);
         assert!(warnings == 1 || case == "slow", "{warnings} {case}: {log:#?}");
-        let logged = log.iter().find(|line| line.get("msg") == Some("spans were lost"));
+        let logged = log.iter().find(|line| line.get("msg") == Some("spans dropped"));
         let logged = logged.map_or(0.0, |line| line["spans"].parse().unwrap());
         assert_eq!(logged, dropped(&page), "{case}");
     }
 }
 
 #[test]
-fn grpc_backend_failure_accounts_for_all_spans() {
+fn grpc_failure_accounts_for_all_spans() {
     assert_failures_are_accounted_for(Protocol::Grpc);
 }
 
 #[test]
-fn http_backend_failure_accounts_for_all_spans() {
+fn http_failure_accounts_for_all_spans() {
     assert_failures_are_accounted_for(Protocol::HttpProtobuf);
 }
 
@@ -230,7 +230,7 @@ fn rejected_spans_warn_once() {
             let [warning, last] = warnings[..] else { panic!("{case}: {warnings:#?}") };
             assert_eq!(&warning["msg"], SPANS_REJECTED, "{case}");
             assert_eq!((&warning["reason"], &warning["details"]), ("rejected", "not these"));
-            assert_eq!(&last["msg"], "spans were lost", "{case}");
+            assert_eq!(&last["msg"], "spans dropped", "{case}");
             assert_eq!(last["spans"], expected.to_string(), "{case}");
         }
     }
@@ -327,7 +327,7 @@ fn export_resumes_after_outage() {
 
         let requests =
             service.stop().stdout.iter().filter(|line| line.contains("endpoint=")).count();
-        let dropped: usize = service.wait_for_message("spans were lost")["spans"].parse().unwrap();
+        let dropped: usize = service.wait_for_message("spans dropped")["spans"].parse().unwrap();
         assert_eq!(collector.spans().len() + dropped, requests, "{protocol:?}");
         assert_eq!(
             (count_messages(&service, EXPORT_FAILED), count_messages(&service, EXPORT_RECOVERED)),

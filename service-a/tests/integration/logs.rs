@@ -30,7 +30,7 @@ fn access_line_of_failure() {
     let response = service.get("/echo?msg=hello");
     let line = service.wait_for_access_line(response.trace_id());
     let expected = format!(
-        "{} level=error service=A endpoint=/echo status=error http_status=500 error=\"500\" complete_error=\"a fault on purpose\" latency_ms={} method=GET trace_id={} span_id={}",
+        "{} level=error service=A endpoint=/echo status=error http_status=500 error=\"500\" complete_error=\"injected fault\" latency_ms={} method=GET trace_id={} span_id={}",
         &line["ts"],
         &line["latency_ms"],
         response.trace_id(),

@@ -9,7 +9,8 @@ use crate::service_b;
 fn help_lists_defaults() {
     let exit = service_b("").arg("--help").run_to_exit();
     assert_eq!(exit.code, Some(0));
-    let help = exit.stdout.join("\n");
+    // The help is wrapped to the width of the terminal.
+    let help = exit.stdout.join(" ").split_whitespace().collect::<Vec<_>>().join(" ");
     for text in [
         "--listen-addr",
         "[default: 127.0.0.1:8081]",

@@ -35,7 +35,7 @@ fn client_span_attributes() {
 
 /// The client span is the child of the server span of service B and the parent that service A receives.
 #[test]
-fn client_span_is_parent_of_server_span() {
+fn client_span_parents_upstream_span() {
     let collector = OtlpCollector::start();
     let service_a = FakeServer::start(Reply::echo("hello"));
     let service = service_b(service_a.url()).envs(collector.variables(Protocol::Grpc)).serve();

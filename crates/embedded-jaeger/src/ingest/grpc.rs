@@ -1,7 +1,7 @@
-//! OTLP/gRPC: the one method of `TraceService`.
+//! OTLP/gRPC: `TraceService/Export`.
 //!
-//! Served by hand and not by the generated code, which would decode the whole request before
-//! anything could look at it.
+//! The service does not use tonic's generated code, because that code decodes the whole request
+//! before `export` can apply its limits.
 
 use std::convert::Infallible;
 use std::future::{Future, Ready, ready};
@@ -18,24 +18,25 @@ use tonic::server::{Grpc, NamedService, UnaryService};
 use tonic::{Code, Request, Response, Status};
 use tower::Service;
 
+use super::export::export;
 use crate::store::Store;
 
-const EXPORT: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
+const EXPORT_PATH: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
 
-/// `opentelemetry.proto.collector.trace.v1.TraceService` over a store.
+/// gRPC service that exports into a store.
 #[derive(Clone)]
 pub(crate) struct TraceService(pub(crate) Arc<Store>);
 
 impl TraceService {
-    /// Turns tonic's OUT_OF_RANGE for a large message, which OTLP tells exporters to try again,
-    /// into RESOURCE_EXHAUSTED, after which they drop it; and counts either.
-    fn refusal_counted(&self, answer: http::Response<Body>) -> http::Response<Body> {
-        match Status::from_header_map(answer.headers()) {
+    /// Counts a request that is too large, and replaces the status OUT_OF_RANGE that tonic returns
+    /// for it. OTLP clients retry after OUT_OF_RANGE and drop the spans after RESOURCE_EXHAUSTED.
+    fn map_oversized(&self, response: http::Response<Body>) -> http::Response<Body> {
+        match Status::from_header_map(response.headers()) {
             Some(status) if matches!(status.code(), Code::OutOfRange | Code::ResourceExhausted) => {
-                self.0.count(|stats| stats.refused_requests += 1);
+                self.0.update_stats(|stats| stats.rejected_requests += 1);
                 Status::resource_exhausted(status.message()).into_http()
             }
-            _ => answer,
+            _ => response,
         }
     }
 }
@@ -54,16 +55,16 @@ impl Service<http::Request<Body>> for TraceService {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        if request.uri().path() != EXPORT {
-            let unknown = Status::unimplemented(format!("no method {}", request.uri().path()));
-            return Box::pin(ready(Ok(unknown.into_http())));
+        if request.uri().path() != EXPORT_PATH {
+            let status = Status::unimplemented(format!("unknown method {}", request.uri().path()));
+            return Box::pin(ready(Ok(status.into_http())));
         }
         let service = self.clone();
         Box::pin(async move {
-            let mut server = Grpc::new(Export)
+            let mut server = Grpc::new(ExportCodec)
                 .max_decoding_message_size(service.0.limits().max_request_bytes)
                 .accept_compressed(CompressionEncoding::Gzip);
-            Ok(service.refusal_counted(server.unary(service.clone(), request).await))
+            Ok(service.map_oversized(server.unary(service.clone(), request).await))
         })
     }
 }
@@ -73,47 +74,43 @@ impl UnaryService<Bytes> for TraceService {
     type Future = Ready<Result<Response<ExportTraceServiceResponse>, Status>>;
 
     fn call(&mut self, request: Request<Bytes>) -> Self::Future {
-        let answer = super::export(&self.0, request.into_inner());
-        ready(
-            answer
-                .map(Response::new)
-                .map_err(|broken| Status::invalid_argument(broken.to_string())),
-        )
+        let result = export(&self.0, request.into_inner()).map(Response::new);
+        ready(result.map_err(|error| Status::invalid_argument(error.to_string())))
     }
 }
 
-/// Hands the request on as bytes, and encodes the answer.
-struct Export;
+/// Codec that leaves requests encoded and encodes responses.
+struct ExportCodec;
 
-impl Codec for Export {
+impl Codec for ExportCodec {
     type Encode = ExportTraceServiceResponse;
     type Decode = Bytes;
-    type Encoder = Export;
-    type Decoder = Export;
+    type Encoder = Self;
+    type Decoder = Self;
 
-    fn encoder(&mut self) -> Export {
-        Export
+    fn encoder(&mut self) -> Self {
+        Self
     }
 
-    fn decoder(&mut self) -> Export {
-        Export
+    fn decoder(&mut self) -> Self {
+        Self
     }
 }
 
-impl Encoder for Export {
+impl Encoder for ExportCodec {
     type Item = ExportTraceServiceResponse;
     type Error = Status;
 
-    fn encode(&mut self, answer: Self::Item, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        answer.encode(buffer).map_err(|error| Status::internal(error.to_string()))
+    fn encode(&mut self, response: Self::Item, buf: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        response.encode(buf).map_err(|error| Status::internal(error.to_string()))
     }
 }
 
-impl Decoder for Export {
+impl Decoder for ExportCodec {
     type Item = Bytes;
     type Error = Status;
 
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
+    fn decode(&mut self, buf: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(buf.copy_to_bytes(buf.remaining())))
     }
 }

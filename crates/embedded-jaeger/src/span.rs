@@ -1,0 +1,80 @@
+//! Spans as the store keeps them.
+
+use std::sync::Arc;
+
+use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
+use opentelemetry_proto::tonic::resource::v1::Resource;
+use opentelemetry_proto::tonic::trace::v1::Span;
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use prost::Message;
+
+use crate::ids::{SpanId, TraceId};
+
+/// Resource and instrumentation scope of a span, encoded as received.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(crate) struct SpanSource {
+    /// The resource attribute `service.name`, or Jaeger's placeholder for it.
+    pub(crate) service: String,
+    /// A protobuf `Resource`.
+    pub(crate) resource: Box<[u8]>,
+    /// A protobuf `InstrumentationScope`.
+    pub(crate) scope: Box<[u8]>,
+}
+
+impl SpanSource {
+    /// Decodes the resource. It is valid because ingest has decoded the same bytes.
+    pub(crate) fn decode_resource(&self) -> Resource {
+        Resource::decode(&*self.resource).unwrap_or_default()
+    }
+
+    /// Decodes the scope. It is valid because ingest has decoded the same bytes.
+    pub(crate) fn decode_scope(&self) -> InstrumentationScope {
+        InstrumentationScope::decode(&*self.scope).unwrap_or_default()
+    }
+}
+
+/// One span. Times are nanoseconds since the Unix epoch.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct SpanRecord {
+    pub(crate) id: SpanId,
+    pub(crate) parent: SpanId,
+    pub(crate) start_ns: u64,
+    pub(crate) end_ns: u64,
+    pub(crate) source: Arc<SpanSource>,
+    pub(crate) name: Arc<str>,
+    pub(crate) kind: SpanKind,
+    /// The status code is `ERROR`.
+    pub(crate) failed: bool,
+    /// A protobuf `Span` without the fields above. Decoded attributes take several times as much.
+    pub(crate) remaining_fields: Box<[u8]>,
+}
+
+impl SpanRecord {
+    /// Duration in nanoseconds; 0 if the span ends before it starts.
+    pub(crate) fn duration_ns(&self) -> u64 {
+        self.end_ns.saturating_sub(self.start_ns)
+    }
+
+    /// Decodes the fields that the record does not hold. They are valid because ingest encoded them.
+    pub(crate) fn decode_remaining_fields(&self) -> Span {
+        Span::decode(&*self.remaining_fields).unwrap_or_default()
+    }
+}
+
+/// Value of Jaeger's tag `span.kind`; empty if the kind is unspecified.
+pub(crate) fn kind_name(kind: SpanKind) -> &'static str {
+    match kind {
+        SpanKind::Unspecified => "",
+        SpanKind::Internal => "internal",
+        SpanKind::Server => "server",
+        SpanKind::Client => "client",
+        SpanKind::Producer => "producer",
+        SpanKind::Consumer => "consumer",
+    }
+}
+
+/// A span that the store has not yet accepted. It shares its name and source with no other span.
+pub(crate) struct IncomingSpan {
+    pub(crate) trace: TraceId,
+    pub(crate) record: SpanRecord,
+}

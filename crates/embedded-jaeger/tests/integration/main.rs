@@ -1,0 +1,12 @@
+//! Tests of the in-memory Jaeger over loopback sockets.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod api;
+mod ingest;
+mod jaeger;
+mod limits;
+mod startup;
+mod support;
+mod trace_tree;
+mod ui;

@@ -1,0 +1,200 @@
+//! HTTP client and the classification of its results.
+
+use std::error::Error as _;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use observability::{Error, ErrorKind};
+use reqwest::{Client, StatusCode, Url};
+use serde_json::Value;
+
+/// Message that service B must echo.
+const MESSAGE: &str = "load";
+/// Maximum size of a response body in bytes. Service B sends less.
+const MAX_BODY_BYTES: usize = 64 * 1024;
+/// Idle timeout of pooled connections. Shorter than the 30 s of the services, so that a reused
+/// connection is not one that the server is about to close.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Result of a request. A closed set, so that response bodies cannot add rows to the report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Outcome {
+    /// B returned the echo.
+    Ok,
+    /// B reported a failure of this kind.
+    Failed(ErrorKind),
+    /// B returned a status other than 2xx without a known error kind.
+    UnexpectedStatus(StatusCode),
+    /// B returned 2xx with a body other than the echo.
+    InvalidBody,
+    /// B sent no complete response.
+    Transport(ErrorKind),
+}
+
+impl Outcome {
+    fn from_response(status: StatusCode, body: &[u8]) -> Self {
+        let body: Value = serde_json::from_slice(body).unwrap_or_default();
+        if !status.is_success() {
+            let kind = body["error"].as_str().and_then(parse_error_kind);
+            return kind.map_or(Self::UnexpectedStatus(status), Self::Failed);
+        }
+        if body["service_a"]["echo"] == MESSAGE { Self::Ok } else { Self::InvalidBody }
+    }
+
+    fn from_error(error: &reqwest::Error) -> Self {
+        // The type of hyper-util's DNS error is private, so only its text identifies it.
+        let is_dns = std::iter::successors(error.source(), |&error| error.source())
+            .any(|error| error.to_string() == "dns error");
+        Self::Transport(if is_dns { ErrorKind::Dns } else { ErrorKind::from_reqwest(error) })
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ok => f.write_str("ok"),
+            Self::Failed(kind) => write!(f, "{kind}"),
+            Self::UnexpectedStatus(status) => write!(f, "B: status {}", status.as_str()),
+            Self::InvalidBody => write!(f, "B: {}", ErrorKind::Decode),
+            Self::Transport(kind) => write!(f, "B: {kind}"),
+        }
+    }
+}
+
+fn parse_error_kind(text: &str) -> Option<ErrorKind> {
+    let not_called = [ErrorKind::CircuitOpen, ErrorKind::Overload];
+    let mut named = ErrorKind::ALL_NAMED.into_iter().chain(not_called);
+    let status = || StatusCode::from_bytes(text.as_bytes()).ok().map(ErrorKind::Status);
+    named.find(|kind| kind.as_str() == text).or_else(status)
+}
+
+/// Completed request.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Completed {
+    pub(super) outcome: Outcome,
+    /// Time from the due time of the request to the end of the response body.
+    pub(super) latency: Duration,
+}
+
+/// Client for `GET /call-echo`. Clones share the connection pool.
+#[derive(Debug, Clone)]
+pub(super) struct LoadClient {
+    client: Client,
+    url: Url,
+}
+
+impl LoadClient {
+    pub(super) fn new(target: &Url, timeout: Duration) -> Result<Self, Error> {
+        let mut url = endpoint(target, "call-echo");
+        url.query_pairs_mut().append_pair("msg", MESSAGE);
+        Ok(Self { client: build_client(timeout)?, url })
+    }
+
+    pub(super) async fn send(self, due: Instant) -> Completed {
+        let outcome = self.call().await.unwrap_or_else(|error| Outcome::from_error(&error));
+        Completed { outcome, latency: due.elapsed() }
+    }
+
+    async fn call(self) -> reqwest::Result<Outcome> {
+        let mut response = self.client.get(self.url).send().await?;
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await? {
+            body.extend(chunk);
+            if body.len() > MAX_BODY_BYTES {
+                return Ok(Outcome::InvalidBody);
+            }
+        }
+        Ok(Outcome::from_response(response.status(), &body))
+    }
+}
+
+/// Builds a client without proxies and redirects, so that only the target is measured.
+pub(super) fn build_client(timeout: Duration) -> Result<Client, Error> {
+    Ok(Client::builder()
+        .timeout(timeout)
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .pool_idle_timeout(IDLE_TIMEOUT)
+        .user_agent(concat!("lab-load/", env!("CARGO_PKG_VERSION")))
+        .build()?)
+}
+
+/// Appends a path segment to a base URL.
+pub(super) fn endpoint(base: &Url, segment: &str) -> Url {
+    let mut url = base.clone();
+    url.set_path(&format!("{}/{segment}", base.path().trim_end_matches('/')));
+    url.set_query(None);
+    url.set_fragment(None);
+    url
+}
+
+/// Formats a URL without its credentials.
+pub(super) fn redacted(url: &Url) -> String {
+    let mut url = url.clone();
+    // Fails only for URLs that cannot have credentials.
+    let _ = url.set_username("").and_then(|()| url.set_password(None));
+    url.to_string().trim_end_matches('/').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(status: u16, body: &str) -> String {
+        let status = StatusCode::from_u16(status).unwrap();
+        Outcome::from_response(status, body.as_bytes()).to_string()
+    }
+
+    #[test]
+    fn only_echo_is_ok() {
+        assert_eq!(outcome(200, r#"{"service_a":{"echo":"load"},"service_b":"ok"}"#), "ok");
+        for body in ["", "{}", r#"{"service_a":{"echo":"other"},"service_b":"ok"}"#] {
+            assert_eq!(outcome(200, body), "B: decode", "{body}");
+        }
+    }
+
+    #[test]
+    fn failure_uses_error_kind() {
+        let never_called = [ErrorKind::CircuitOpen, ErrorKind::Overload];
+        for kind in ErrorKind::ALL_NAMED.iter().chain(&never_called) {
+            assert_eq!(outcome(503, &format!(r#"{{"error":"{kind}"}}"#)), kind.as_str());
+        }
+        assert_eq!(outcome(503, r#"{"error":"500","http_status":502}"#), "500");
+    }
+
+    #[test]
+    fn unexpected_response_counts_by_status() {
+        for (status, body) in
+            [(400, r#"{"error":"Missing 'msg' parameter"}"#), (404, ""), (503, "x")]
+        {
+            assert_eq!(outcome(status, body), format!("B: status {status}"));
+        }
+    }
+
+    async fn send_to_unknown_host(due: Instant) -> Completed {
+        // The resolver rejects a label of more than 63 bytes without a DNS query.
+        let target = Url::parse(&format!("http://{}", "a".repeat(64))).unwrap();
+        LoadClient::new(&target, Duration::from_secs(30)).unwrap().send(due).await
+    }
+
+    #[tokio::test]
+    async fn dns_failure_is_classified() {
+        let completed = send_to_unknown_host(Instant::now()).await;
+        assert_eq!(completed.outcome, Outcome::Transport(ErrorKind::Dns));
+    }
+
+    #[tokio::test]
+    async fn latency_starts_at_due_time() {
+        let late = Duration::from_secs(5);
+        let completed = send_to_unknown_host(Instant::now() - late).await;
+        assert!(completed.latency >= late, "{:?}", completed.latency);
+    }
+
+    #[test]
+    fn base_url_keeps_path_redacts_credentials() {
+        let base = Url::parse("http://user:pw@b:1/prefix/?x#y").unwrap();
+        assert_eq!(endpoint(&base, "call-echo").as_str(), "http://user:pw@b:1/prefix/call-echo");
+        assert_eq!(redacted(&endpoint(&base, "call-echo")), "http://b:1/prefix/call-echo");
+        assert_eq!(redacted(&Url::parse("http://b:1").unwrap()), "http://b:1");
+    }
+}

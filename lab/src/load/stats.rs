@@ -1,0 +1,155 @@
+//! Counters and latencies.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use observability::Error;
+use tokio::task::JoinError;
+
+use super::client::{Completed, Outcome};
+
+/// Maximum latency that is measured: twice the maximum timeout because a request may start late.
+const MAX_LATENCY_US: u64 = 2 * 60 * 60 * 1_000_000;
+
+/// Statistics of the whole run.
+#[derive(Debug)]
+pub(super) struct Stats {
+    pub(super) sent: u64,
+    /// Requests that were due while the maximum number of requests was in flight.
+    pub(super) not_sent: u64,
+    /// Requests that a second signal aborted.
+    pub(super) aborted: u64,
+    /// Maximum time from the due time of a request to its start.
+    pub(super) max_send_delay: Duration,
+    pub(super) outcomes: HashMap<Outcome, u64>,
+    /// Latencies of all completed requests in microseconds.
+    pub(super) all: Histogram<u64>,
+    /// Latencies of successful requests in microseconds.
+    pub(super) ok: Histogram<u64>,
+    interval: Interval,
+}
+
+/// Statistics since the last progress line.
+#[derive(Debug)]
+pub(super) struct Interval {
+    pub(super) sent: u64,
+    pub(super) not_sent: u64,
+    pub(super) ok: u64,
+    pub(super) latencies: Histogram<u64>,
+}
+
+impl Stats {
+    pub(super) fn new() -> Result<Self, Error> {
+        let all = Histogram::new_with_bounds(1, MAX_LATENCY_US, 3).map_err(Error::other)?;
+        Ok(Self {
+            sent: 0,
+            not_sent: 0,
+            aborted: 0,
+            max_send_delay: Duration::ZERO,
+            outcomes: HashMap::new(),
+            ok: all.clone(),
+            interval: Interval { sent: 0, not_sent: 0, ok: 0, latencies: all.clone() },
+            all,
+        })
+    }
+
+    pub(super) fn on_sent(&mut self, delay: Duration) {
+        self.sent += 1;
+        self.interval.sent += 1;
+        self.max_send_delay = self.max_send_delay.max(delay);
+    }
+
+    pub(super) fn on_not_sent(&mut self) {
+        self.not_sent += 1;
+        self.interval.not_sent += 1;
+    }
+
+    pub(super) fn on_finished(&mut self, result: Result<Completed, JoinError>) {
+        let Ok(Completed { outcome, latency }) = result else {
+            self.aborted += 1;
+            return;
+        };
+        let latency = micros(latency);
+        *self.outcomes.entry(outcome).or_default() += 1;
+        self.all.saturating_record(latency);
+        self.interval.latencies.saturating_record(latency);
+        if outcome == Outcome::Ok {
+            self.ok.saturating_record(latency);
+            self.interval.ok += 1;
+        }
+    }
+
+    /// Returns `true` if requests completed and B responded to none of them.
+    pub(super) fn is_unreachable(&self) -> bool {
+        let no_response = |outcome: &Outcome| matches!(outcome, Outcome::Transport(_));
+        !self.outcomes.is_empty() && self.outcomes.keys().all(no_response)
+    }
+
+    /// Returns the statistics since the last call.
+    pub(super) fn take_interval(&mut self) -> Interval {
+        let latencies = Histogram::new_from(&self.all);
+        let empty = Interval { sent: 0, not_sent: 0, ok: 0, latencies };
+        std::mem::replace(&mut self.interval, empty)
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use observability::ErrorKind;
+    use reqwest::StatusCode;
+
+    fn completed(outcome: Outcome, ms: u64) -> Result<Completed, JoinError> {
+        Ok(Completed { outcome, latency: Duration::from_millis(ms) })
+    }
+
+    const STATUS_500: Outcome = Outcome::UnexpectedStatus(StatusCode::INTERNAL_SERVER_ERROR);
+
+    #[test]
+    fn success_latencies_are_separate() {
+        let mut stats = Stats::new().unwrap();
+        stats.on_finished(completed(Outcome::Ok, 10));
+        stats.on_finished(completed(STATUS_500, 1000));
+        let assert_close = |latencies: &Histogram<u64>, expected: f64| {
+            let ms = Duration::from_micros(latencies.value_at_quantile(1.0)).as_secs_f64() * 1e3;
+            assert!((ms / expected - 1.0).abs() < 0.001, "{ms} is not {expected}");
+        };
+        assert_close(&stats.ok, 10.0);
+        assert_close(&stats.all, 1000.0);
+        assert_eq!((stats.ok.len(), stats.all.len()), (1, 2));
+        assert!(stats.ok.value_at_quantile(0.5) > 0);
+    }
+
+    #[test]
+    fn interval_resets_after_read() {
+        let mut stats = Stats::new().unwrap();
+        stats.on_sent(Duration::ZERO);
+        stats.on_finished(completed(Outcome::Ok, 1));
+        let counts = |interval: Interval| (interval.sent, interval.ok, interval.latencies.len());
+        assert_eq!(counts(stats.take_interval()), (1, 1, 1));
+        assert_eq!(counts(stats.take_interval()), (0, 0, 0));
+        assert_eq!((stats.sent, stats.all.len()), (1, 1));
+    }
+
+    #[test]
+    fn any_response_means_reachable() {
+        let mut stats = Stats::new().unwrap();
+        assert!(!stats.is_unreachable());
+        stats.on_finished(completed(Outcome::Transport(ErrorKind::Refused), 1));
+        assert!(stats.is_unreachable());
+        stats.on_finished(completed(STATUS_500, 1));
+        assert!(!stats.is_unreachable());
+    }
+
+    #[test]
+    fn latency_saturates() {
+        let mut stats = Stats::new().unwrap();
+        stats.on_finished(Ok(Completed { outcome: Outcome::Ok, latency: Duration::MAX }));
+        assert!(stats.all.value_at_quantile(1.0) >= MAX_LATENCY_US);
+    }
+}

@@ -1,0 +1,126 @@
+//! Client side: a builder of clients whose calls are traced, measured and classified.
+//!
+//! The telemetry middleware is the innermost one, next to the connection, so that no other middleware
+//! wraps an error before it is classified. Its guard lives to the end of the response body, so that a
+//! body that fails makes the call a failed one.
+
+mod circuit_breaker;
+mod error;
+mod json;
+mod middleware;
+mod resolver;
+mod retry;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::Url;
+use reqwest_middleware::ClientWithMiddleware;
+
+use crate::telemetry::Telemetry;
+
+use circuit_breaker::CircuitBreaker;
+use middleware::TelemetryMiddleware;
+use resolver::SystemResolver;
+use retry::ConnectRetry;
+
+pub use error::CallError;
+pub use json::{MAX_JSON_BODY, RequestBuilderExt};
+
+/// Idle timeout of pooled connections. Shorter than the default of the server's `IDLE_TIMEOUT_MS`, so
+/// that a reused connection is not one that the server is about to close.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
+
+impl Telemetry {
+    /// Creates a builder of clients whose calls are traced and measured.
+    pub fn client(&self) -> ClientBuilder {
+        ClientBuilder::new(self.clone())
+    }
+}
+
+/// Builder of a client whose calls are traced and measured; created with [`Telemetry::client`].
+pub struct ClientBuilder {
+    telemetry: Telemetry,
+    client: reqwest::ClientBuilder,
+    timeout: Option<Duration>,
+    max_connect_retries: u32,
+    breaker: Option<CircuitBreaker>,
+}
+
+impl fmt::Debug for ClientBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientBuilder").finish_non_exhaustive()
+    }
+}
+
+impl ClientBuilder {
+    fn new(telemetry: Telemetry) -> Self {
+        // A redirect is returned to the caller, not followed. Proxies from the environment are meant for
+        // calls to the outside, not for calls between services.
+        let client = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .dns_resolver(Arc::new(SystemResolver))
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .tcp_nodelay(true);
+        Self { telemetry, client, timeout: None, max_connect_retries: 0, breaker: None }
+    }
+
+    /// Sets the time budget of a call: connect, headers and body, retries included.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self.configure(|client| client.timeout(timeout))
+    }
+
+    /// Sets the maximum number of retries of a call whose connection cannot be made. The default is 0.
+    ///
+    /// Retries are limited to a fifth of the calls of the last ten seconds, or one per second.
+    pub fn max_connect_retries(mut self, retries: u32) -> Self {
+        self.max_connect_retries = retries;
+        self
+    }
+
+    /// Adds a circuit breaker that opens after `failures` consecutive failures. 0 adds none.
+    ///
+    /// An open breaker rejects calls for one second, and for up to 30 seconds if the server keeps
+    /// failing. Then it admits one call, whose outcome closes the breaker or opens it again. The client
+    /// must call no other server than that of `url`.
+    pub fn circuit_breaker(mut self, url: &Url, failures: u32) -> Self {
+        self.breaker = (failures > 0).then(|| {
+            let metrics = self.telemetry.0.metrics.client(url);
+            CircuitBreaker::new(failures, metrics.circuit_breaker_open())
+        });
+        self
+    }
+
+    /// Registers a server that will be called. Its error counters are 0 from now on, so that a rate
+    /// includes the first error.
+    pub fn register_server(self, url: &Url) -> Self {
+        self.telemetry.0.metrics.client(url);
+        self
+    }
+
+    /// Applies any other option of reqwest's builder.
+    pub fn configure(
+        mut self,
+        configure: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
+    ) -> Self {
+        self.client = configure(self.client);
+        self
+    }
+
+    /// Builds the client.
+    ///
+    /// # Errors
+    /// If reqwest cannot build it, for example because TLS roots do not load.
+    pub fn build(self) -> Result<ClientWithMiddleware, reqwest::Error> {
+        let Self { telemetry, client, timeout, max_connect_retries, breaker } = self;
+        let mut builder = reqwest_middleware::ClientBuilder::new(client.build()?);
+        if max_connect_retries > 0 {
+            builder =
+                builder.with(ConnectRetry::new(telemetry.clone(), max_connect_retries, timeout));
+        }
+        Ok(builder.with(TelemetryMiddleware { telemetry, breaker }).build())
+    }
+}

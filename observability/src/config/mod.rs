@@ -1,0 +1,87 @@
+//! Settings of a service: a flag and an environment variable each.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::builder::TypedValueParser;
+use tracing_subscriber::filter::Targets;
+
+mod otel;
+mod service;
+
+pub(crate) use otel::{BatchConfig, OtelConfig, OtlpConfig, Protocol};
+pub use service::ServiceInfo;
+
+/// Settings common to all services.
+#[derive(Debug, Clone, clap::Args)]
+#[non_exhaustive]
+pub struct Config {
+    /// Address to listen on; port 0 selects a free port, named in the first log line
+    #[arg(long, env, value_name = "IP:PORT", default_value = "127.0.0.1:8080")]
+    pub(crate) listen_addr: SocketAddr,
+    /// Separate address for /metrics, probes and other admin routes
+    #[arg(long, env, value_name = "IP:PORT")]
+    pub(crate) admin_addr: Option<SocketAddr>,
+    /// Upper bound on graceful shutdown, from the signal to the exit
+    #[arg(long = "shutdown-timeout-ms", env = "SHUTDOWN_TIMEOUT_MS", value_name = "MS")]
+    #[arg(default_value = "10000", value_parser = milliseconds(0))]
+    pub(crate) shutdown_timeout: Duration,
+    /// Time after a shutdown signal during which requests are accepted while /readyz responds 503
+    #[arg(long = "drain-delay-ms", env = "DRAIN_DELAY_MS", value_name = "MS")]
+    #[arg(default_value = "0", value_parser = milliseconds(0))]
+    pub(crate) drain_delay: Duration,
+    /// Maximum number of requests in flight; further requests receive 503, error `overload`
+    #[arg(long, env, value_name = "N", default_value = "512")]
+    pub(crate) max_concurrent_requests: NonZeroUsize,
+    /// Time after which a connection is closed that is slow to send request headers, to read a
+    /// response, or to send the next request
+    #[arg(long = "idle-timeout-ms", env = "IDLE_TIMEOUT_MS", value_name = "MS")]
+    #[arg(default_value = "10000", value_parser = milliseconds(1))]
+    pub(crate) idle_timeout: Duration,
+    /// Format of log lines: logfmt or json
+    #[arg(long, env, value_name = "FORMAT", default_value = "logfmt")]
+    pub(crate) log_format: LogFormat,
+    /// Log filter such as info,access=warn; `access` are the lines of requests
+    #[arg(long = "rust-log", env = "RUST_LOG", value_name = "FILTER", default_value = "info")]
+    pub(crate) log_filter: Targets,
+}
+
+impl Config {
+    /// Returns the upper bound on graceful shutdown, `SHUTDOWN_TIMEOUT_MS`.
+    pub fn shutdown_timeout(&self) -> Duration {
+        self.shutdown_timeout
+    }
+}
+
+/// Format of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum LogFormat {
+    /// `key=value` pairs, quoted if needed.
+    #[default]
+    Logfmt,
+    /// One JSON object per line.
+    Json,
+}
+
+impl FromStr for LogFormat {
+    type Err = &'static str;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "logfmt" => Ok(Self::Logfmt),
+            "json" => Ok(Self::Json),
+            _ => Err("expected logfmt or json"),
+        }
+    }
+}
+
+/// Returns a parser of whole milliseconds from `min` to one day, for settings of type [`Duration`].
+pub fn milliseconds(min: u64) -> impl TypedValueParser<Value = Duration> {
+    const MAX: u64 = 24 * 60 * 60 * 1000;
+    clap::builder::StringValueParser::new().try_map(move |text| match text.parse() {
+        Ok(ms) if (min..=MAX).contains(&ms) => Ok(Duration::from_millis(ms)),
+        _ => Err(format!("expected a whole number of milliseconds from {min} to {MAX}")),
+    })
+}

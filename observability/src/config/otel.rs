@@ -1,0 +1,344 @@
+//! The `OTEL_*` environment variables.
+//!
+//! Source: OpenTelemetry specification, "Environment Variable Specification" and "OpenTelemetry
+//! Protocol Exporter". As specified, an unknown or malformed value causes a warning and the default
+//! applies. Two values are errors because no span could ever be exported: an endpoint that is not a URL,
+//! and a certificate file without usable certificates. The exporters read
+//! `OTEL_EXPORTER_OTLP_HEADERS` themselves.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use opentelemetry::KeyValue;
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::trace::Sampler;
+
+use super::ServiceInfo;
+
+/// Configuration of traces, from the `OTEL_*` variables.
+#[derive(Debug, Clone)]
+pub(crate) struct OtelConfig {
+    /// `OTEL_SDK_DISABLED`: no spans are created; ids are still logged and propagated.
+    pub(crate) disabled: bool,
+    /// Destination of spans; `None` without an endpoint or if `OTEL_TRACES_EXPORTER` is `none`.
+    pub(crate) otlp: Option<OtlpConfig>,
+    /// `OTEL_TRACES_SAMPLER` and `OTEL_TRACES_SAMPLER_ARG`.
+    pub(crate) sampler: Sampler,
+    /// `OTEL_BSP_*`.
+    pub(crate) batch: BatchConfig,
+    /// `OTEL_SERVICE_NAME`.
+    pub(crate) service_name: Option<String>,
+    /// Warnings to log once the log exists.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// Destination and transport of spans.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OtlpConfig {
+    /// URL of the traces endpoint.
+    pub(crate) endpoint: String,
+    /// `OTEL_EXPORTER_OTLP_PROTOCOL`.
+    pub(crate) protocol: Protocol,
+    /// `OTEL_EXPORTER_OTLP_COMPRESSION` is `gzip`.
+    pub(crate) gzip: bool,
+    /// Trusted certificates in PEM from the file named by `OTEL_EXPORTER_OTLP_CERTIFICATE`, in place
+    /// of the system's. Read for `https` endpoints only.
+    pub(crate) certificates: Option<Vec<u8>>,
+}
+
+/// Encoding and transport of OTLP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// `grpc`
+    Grpc,
+    /// `http/protobuf`
+    HttpProtobuf,
+}
+
+impl FromStr for Protocol {
+    type Err = &'static str;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "grpc" => Ok(Self::Grpc),
+            "http/protobuf" => Ok(Self::HttpProtobuf),
+            _ => Err("expected grpc or http/protobuf"),
+        }
+    }
+}
+
+/// Size and schedule of export batches: the `OTEL_BSP_*` variables and their defaults, OpenTelemetry
+/// specification "Environment Variable Specification", section "Batch Span Processor".
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct BatchConfig {
+    /// Maximum number of queued spans; `OTEL_BSP_MAX_QUEUE_SIZE`.
+    pub(crate) max_queue_size: usize,
+    /// Maximum number of spans in one export; `OTEL_BSP_MAX_EXPORT_BATCH_SIZE`.
+    pub(crate) max_export_batch_size: usize,
+    /// Maximum time that a span waits for its batch to fill; `OTEL_BSP_SCHEDULE_DELAY`, milliseconds.
+    pub(crate) schedule_delay: Duration,
+    /// Maximum duration of one export; the smaller of `OTEL_BSP_EXPORT_TIMEOUT` and
+    /// `OTEL_EXPORTER_OTLP_TIMEOUT`, milliseconds.
+    pub(crate) export_timeout: Duration,
+}
+
+impl Default for BatchConfig {
+    fn default() -> Self {
+        Self {
+            max_queue_size: 2048,
+            max_export_batch_size: 512,
+            schedule_delay: Duration::from_secs(5),
+            export_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl OtelConfig {
+    /// Reads the variables through `lookup`.
+    ///
+    /// # Errors
+    /// One message for each variable whose value cannot be used.
+    pub(crate) fn read(lookup: &dyn Fn(&str) -> Option<OsString>) -> Result<Self, Vec<String>> {
+        let mut env = EnvReader { lookup, errors: Vec::new(), warnings: Vec::new() };
+        let disabled = match env.text("OTEL_SDK_DISABLED") {
+            Some(text) if text.eq_ignore_ascii_case("true") => true,
+            Some(text) if !text.eq_ignore_ascii_case("false") => {
+                env.warn("OTEL_SDK_DISABLED", "expected true or false; using false");
+                false
+            }
+            _ => false,
+        };
+        let sampler = read_sampler(&mut env);
+        let batch = read_batch(&mut env);
+        let otlp = read_otlp(&mut env);
+        let service_name = env.text("OTEL_SERVICE_NAME");
+        if env.errors.is_empty() {
+            Ok(Self { disabled, otlp, sampler, batch, service_name, warnings: env.warnings })
+        } else {
+            Err(env.errors)
+        }
+    }
+
+    /// Returns the resource of all spans: name and version of the service, `OTEL_RESOURCE_ATTRIBUTES`,
+    /// and the attributes that the SDK detects.
+    pub(crate) fn resource(&self, service: &ServiceInfo) -> Resource {
+        let detected = Resource::builder().build();
+        let is_named = detected
+            .get(&"service.name".into())
+            .is_some_and(|name| !name.as_str().starts_with("unknown_service"));
+        let name = match &self.service_name {
+            Some(name) => Some(name.clone()),
+            None if is_named => None,
+            None => Some(service.name.to_owned()),
+        };
+        let mut builder = Resource::builder()
+            .with_attribute(KeyValue::new("service.version", service.version))
+            .with_attribute(KeyValue::new("process.pid", i64::from(std::process::id())));
+        if let Some(name) = name {
+            builder = builder.with_service_name(name);
+        }
+        builder.build()
+    }
+}
+
+/// Reads variables and collects messages about their values.
+struct EnvReader<'a> {
+    lookup: &'a dyn Fn(&str) -> Option<OsString>,
+    errors: Vec<String>,
+    warnings: Vec<String>,
+}
+
+impl EnvReader<'_> {
+    /// Returns the value of a variable. An empty value counts as unset.
+    fn text(&mut self, variable: &str) -> Option<String> {
+        match (self.lookup)(variable)?.into_string() {
+            Ok(text) => Some(text).filter(|text| !text.is_empty()),
+            Err(_) => {
+                self.error(variable, "not valid UTF-8");
+                None
+            }
+        }
+    }
+
+    /// Parses the value of a variable. A malformed value causes a warning.
+    fn parse<T: FromStr<Err: fmt::Display>>(&mut self, variable: &str) -> Option<T> {
+        match self.text(variable)?.parse() {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.warn(variable, &format!("{error}; using the default"));
+                None
+            }
+        }
+    }
+
+    fn warn(&mut self, variable: &str, message: &str) {
+        self.warnings.push(format!("{variable}: {message}"));
+    }
+
+    fn error(&mut self, variable: &str, message: &str) {
+        self.errors.push(format!("{variable}: {message}"));
+    }
+}
+
+fn read_otlp(env: &mut EnvReader<'_>) -> Option<OtlpConfig> {
+    const EXPORTER: &str = "OTEL_TRACES_EXPORTER";
+    const TRACES_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
+    const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+    match env.text(EXPORTER).as_deref() {
+        None | Some("otlp") => {}
+        Some("none") => return None,
+        Some(_) => env.warn(EXPORTER, "expected otlp or none; using otlp"),
+    }
+    let protocol = ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"]
+        .into_iter()
+        .find_map(|variable| env.parse(variable));
+    let gzip = read_compression(env);
+    let (variable, endpoint) = match env.text(TRACES_ENDPOINT) {
+        Some(endpoint) => (TRACES_ENDPOINT, endpoint),
+        None => (ENDPOINT, env.text(ENDPOINT)?),
+    };
+    let mut url = match reqwest::Url::parse(&endpoint) {
+        Ok(url) if url.has_host() && matches!(url.scheme(), "http" | "https") => url,
+        _ => {
+            env.error(variable, "expected a URL such as http://127.0.0.1:4317");
+            return None;
+        }
+    };
+    if url.scheme() == "https" && cfg!(not(feature = "tls")) {
+        env.error(variable, "https needs a build with the feature `tls`");
+        return None;
+    }
+    #[cfg(not(feature = "tls"))]
+    let certificates = None;
+    #[cfg(feature = "tls")]
+    let certificates = if url.scheme() == "https" { read_certificates(env) } else { None };
+    let endpoint = if url.username().is_empty() && url.password().is_none() {
+        endpoint
+    } else {
+        // The transports ignore credentials in the URL and would log them.
+        env.warn(
+            variable,
+            "ignoring user and password; use OTEL_EXPORTER_OTLP_HEADERS for credentials",
+        );
+        let _ = url.set_username("");
+        let _ = url.set_password(None);
+        url.to_string()
+    };
+    // The specification's default is http/protobuf. Port 4317 is registered for OTLP over gRPC.
+    let protocol = protocol.unwrap_or(match url.port() {
+        Some(4317) => Protocol::Grpc,
+        _ => Protocol::HttpProtobuf,
+    });
+    let endpoint = match protocol {
+        Protocol::HttpProtobuf if variable == ENDPOINT => {
+            format!("{}/v1/traces", endpoint.trim_end_matches('/'))
+        }
+        _ => endpoint,
+    };
+    Some(OtlpConfig { endpoint, protocol, gzip, certificates })
+}
+
+/// Reads the compression as `opentelemetry-otlp` does, which reads it again for http/protobuf: the
+/// first known value applies, in any case.
+fn read_compression(env: &mut EnvReader<'_>) -> bool {
+    let mut gzip = None;
+    for variable in ["OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION"] {
+        match env.text(variable).map(|text| text.to_ascii_lowercase()).as_deref() {
+            None => {}
+            Some("gzip") => gzip = gzip.or(Some(true)),
+            Some("none") => gzip = gzip.or(Some(false)),
+            Some(_) => env.warn(variable, "expected gzip or none; ignoring it"),
+        }
+    }
+    gzip.unwrap_or(false)
+}
+
+#[cfg(feature = "tls")]
+fn read_certificates(env: &mut EnvReader<'_>) -> Option<Vec<u8>> {
+    let variables = ["OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "OTEL_EXPORTER_OTLP_CERTIFICATE"];
+    let (variable, path) =
+        variables.into_iter().find_map(|variable| Some((variable, env.text(variable)?)))?;
+    let message = match std::fs::read(path) {
+        Ok(pem) => match count_certificates(&pem) {
+            Ok(1..) => return Some(pem),
+            Ok(_) => "expected a file with certificates in PEM".to_owned(),
+            Err(error) => format!("expected certificates that can be trusted: {error}"),
+        },
+        Err(error) => format!("cannot be read: {error}"),
+    };
+    env.error(variable, &message);
+    None
+}
+
+/// Returns the number of certificates in a file, or an error if one of them is not usable.
+#[cfg(feature = "tls")]
+fn count_certificates(pem: &[u8]) -> Result<usize, Box<dyn std::error::Error>> {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
+
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        roots.add(certificate?)?;
+    }
+    Ok(roots.len())
+}
+
+fn read_sampler(env: &mut EnvReader<'_>) -> Sampler {
+    const SAMPLER: &str = "OTEL_TRACES_SAMPLER";
+    const ARG: &str = "OTEL_TRACES_SAMPLER_ARG";
+    let ratio = |env: &mut EnvReader<'_>| match env.text(ARG).map(|text| text.parse()) {
+        Some(Ok(ratio)) if (0.0..=1.0).contains(&ratio) => Sampler::TraceIdRatioBased(ratio),
+        None => Sampler::TraceIdRatioBased(1.0),
+        _ => {
+            env.warn(ARG, "expected a number from 0 to 1; using 1");
+            Sampler::TraceIdRatioBased(1.0)
+        }
+    };
+    let parent_based = |root| Sampler::ParentBased(Box::new(root));
+    match env.text(SAMPLER).as_deref() {
+        None | Some("parentbased_always_on") => parent_based(Sampler::AlwaysOn),
+        Some("always_on") => Sampler::AlwaysOn,
+        Some("always_off") => Sampler::AlwaysOff,
+        Some("traceidratio") => ratio(env),
+        Some("parentbased_always_off") => parent_based(Sampler::AlwaysOff),
+        Some("parentbased_traceidratio") => parent_based(ratio(env)),
+        Some(_) => {
+            env.warn(SAMPLER, "unknown sampler; using parentbased_always_on");
+            parent_based(Sampler::AlwaysOn)
+        }
+    }
+}
+
+fn read_batch(env: &mut EnvReader<'_>) -> BatchConfig {
+    let default = BatchConfig::default();
+    let max_queue_size = read_positive(env, "OTEL_BSP_MAX_QUEUE_SIZE", default.max_queue_size);
+    let max_export_batch_size =
+        read_positive(env, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", default.max_export_batch_size)
+            .min(max_queue_size);
+    let mut ms = |variable, default: Duration| {
+        let default = u64::try_from(default.as_millis()).unwrap_or(u64::MAX);
+        Duration::from_millis(read_positive(env, variable, default))
+    };
+    let schedule_delay = ms("OTEL_BSP_SCHEDULE_DELAY", default.schedule_delay);
+    let bsp = ms("OTEL_BSP_EXPORT_TIMEOUT", default.export_timeout);
+    let otlp = ms("OTEL_EXPORTER_OTLP_TIMEOUT", Duration::from_secs(10));
+    let otlp = ms("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", otlp);
+    BatchConfig {
+        max_queue_size,
+        max_export_batch_size,
+        schedule_delay,
+        export_timeout: bsp.min(otlp),
+    }
+}
+
+/// Returns a number that is not 0, or else `default`.
+fn read_positive<T>(env: &mut EnvReader<'_>, variable: &str, default: T) -> T
+where
+    T: FromStr<Err: fmt::Display> + PartialEq + Default,
+{
+    env.parse(variable).filter(|number| *number != T::default()).unwrap_or(default)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,143 @@
+use super::*;
+
+const SERVICE: ServiceInfo = ServiceInfo::new("service-t", "T", "127.0.0.1:0");
+
+fn try_read(pairs: &[(&str, &str)]) -> Result<OtelConfig, Vec<String>> {
+    OtelConfig::read(&|name| {
+        pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value))
+    })
+}
+
+fn read(pairs: &[(&str, &str)]) -> OtelConfig {
+    try_read(pairs).unwrap()
+}
+
+#[test]
+fn signal_compression_overrides_general() {
+    const OF_TRACES: &str = "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION";
+    const OF_ALL: &str = "OTEL_EXPORTER_OTLP_COMPRESSION";
+    const ENDPOINT: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://h");
+    let cases: [(&'static [(&str, &str)], bool); 5] = [
+        (&[ENDPOINT], false),
+        (&[ENDPOINT, (OF_ALL, "GZIP")], true),
+        (&[ENDPOINT, (OF_TRACES, "gzip"), (OF_ALL, "none")], true),
+        (&[ENDPOINT, (OF_TRACES, "none"), (OF_ALL, "gzip")], false),
+        (&[ENDPOINT, (OF_TRACES, "brotli"), (OF_ALL, "gzip")], true),
+    ];
+    for (pairs, gzip) in cases {
+        assert_eq!(read(pairs).otlp.unwrap().gzip, gzip, "{pairs:?}");
+    }
+}
+
+#[test]
+fn export_requires_endpoint() {
+    assert_eq!(read(&[]).otlp, None);
+    let none = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4317"), ("OTEL_TRACES_EXPORTER", "none")];
+    assert_eq!(read(&none).otlp, None);
+}
+
+#[test]
+fn protocol_defaults_by_port() {
+    let otlp = |pairs| read(pairs).otlp.unwrap();
+    let (grpc, http) = (Protocol::Grpc, Protocol::HttpProtobuf);
+    type Case = (&'static [(&'static str, &'static str)], Protocol, &'static str);
+    let cases: [Case; 5] = [
+        (&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4317")], grpc, "http://c:4317"),
+        (&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318/")], http, "http://c:4318/v1/traces"),
+        (
+            &[
+                ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:1"),
+                ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+            ],
+            grpc,
+            "http://c:1",
+        ),
+        (
+            &[
+                ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://c:1/own"),
+                ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://d:4317"),
+            ],
+            http,
+            "http://c:1/own",
+        ),
+        (
+            &[
+                ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:1"),
+                ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc"),
+                ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
+            ],
+            grpc,
+            "http://c:1",
+        ),
+    ];
+    for (pairs, protocol, endpoint) in cases {
+        assert_eq!(
+            otlp(pairs),
+            OtlpConfig { endpoint: endpoint.to_owned(), protocol, gzip: false, certificates: None },
+            "{pairs:?}"
+        );
+    }
+}
+
+#[test]
+fn endpoint_credentials_are_stripped() {
+    let config = read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://user:secret@c:4318")]);
+    assert_eq!(config.otlp.unwrap().endpoint, "http://c:4318/v1/traces");
+    assert_eq!(config.warnings.len(), 1);
+    assert!(!config.warnings[0].contains("secret"), "{:?}", config.warnings);
+}
+
+#[test]
+fn invalid_endpoint_names_variable() {
+    for endpoint in ["collector:4317", "not a url", "ftp://c"] {
+        let errors = try_read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)]).unwrap_err();
+        assert!(errors[0].starts_with("OTEL_EXPORTER_OTLP_ENDPOINT: "), "{errors:?}");
+    }
+}
+
+#[test]
+fn samplers_follow_specification() {
+    let sampler = |pairs| format!("{:?}", read(pairs).sampler);
+    assert_eq!(sampler(&[]), "ParentBased(AlwaysOn)");
+    assert_eq!(sampler(&[("OTEL_TRACES_SAMPLER", "always_off")]), "AlwaysOff");
+    assert_eq!(
+        sampler(&[
+            ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"),
+            ("OTEL_TRACES_SAMPLER_ARG", "0.01")
+        ]),
+        "ParentBased(TraceIdRatioBased(0.01))"
+    );
+    let odd = read(&[("OTEL_TRACES_SAMPLER", "traceidratio"), ("OTEL_TRACES_SAMPLER_ARG", "2")]);
+    assert_eq!(odd.warnings.len(), 1, "{:?}", odd.warnings);
+}
+
+#[test]
+fn malformed_values_fall_back_with_warning() {
+    let config = read(&[
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "many"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "250"),
+        ("OTEL_SDK_DISABLED", "perhaps"),
+        ("OTEL_TRACES_EXPORTER", "zipkin"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "brotli"),
+    ]);
+    assert_eq!(config.batch.max_queue_size, 2048);
+    assert_eq!(config.batch.schedule_delay, Duration::from_millis(250));
+    assert!(!config.disabled);
+    assert_eq!(config.warnings.len(), 5, "{:?}", config.warnings);
+}
+
+#[test]
+fn batch_size_is_limited_by_queue() {
+    let batch = read(&[("OTEL_BSP_MAX_QUEUE_SIZE", "100")]).batch;
+    assert_eq!(batch.max_export_batch_size, 100);
+}
+
+#[test]
+fn resource_has_service_name() {
+    let name = |config: &OtelConfig| {
+        config.resource(&SERVICE).get(&"service.name".into()).unwrap().to_string()
+    };
+    assert_eq!(name(&read(&[])), "service-t");
+    assert_eq!(name(&read(&[("OTEL_SERVICE_NAME", "other")])), "other");
+}

@@ -1,0 +1,127 @@
+//! Errors that end a service's process, and the exit code of each.
+
+use std::borrow::Cow;
+use std::error::Error as StdError;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use super::error_chain;
+
+/// Reason for the end of a process, returned by a service's `main`.
+///
+/// [`run`](crate::run) prints the error with its causes and exits with [`exit_code`](Self::exit_code).
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The process has done what its command line requests, such as `--help`. Holds the text for stdout.
+    #[error("{0}")]
+    Finished(String),
+    /// The command line has an unknown or incomplete flag.
+    #[error("{0}")]
+    Usage(String),
+    /// Settings are invalid. Each message names the variable and flag, and does not repeat the value.
+    #[error("{program}: {}\n  {}", count_settings(errors), errors.join("\n  "))]
+    InvalidSettings {
+        /// Name of the program.
+        program: String,
+        /// One message for each invalid setting.
+        errors: Vec<String>,
+    },
+    /// The listener cannot be bound, for example because the port is in use.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Address of the listener.
+        address: SocketAddr,
+        /// Error of the operating system.
+        source: io::Error,
+    },
+    /// A part of the telemetry cannot be started.
+    #[error("cannot start telemetry: {component}")]
+    Telemetry {
+        /// Name of the part.
+        component: &'static str,
+        /// Cause of the failure.
+        source: Box<dyn StdError + Send + Sync>,
+    },
+    /// The process already has a global that [`init`](crate::init) sets, because `init` was called
+    /// twice or the program installs one of the kind itself.
+    #[error("cannot start telemetry: this process already has a {0}")]
+    AlreadyInitialized(&'static str),
+    /// The HTTP client cannot be built, for example because TLS roots do not load.
+    #[error("cannot build the HTTP client")]
+    Client(#[source] reqwest::Error),
+    /// The service that `--health-check` probes is not ready.
+    #[error("{address} is not ready: {details}")]
+    NotReady {
+        /// Address of the probed service.
+        address: SocketAddr,
+        /// Status line of the response, or the error of the connection.
+        details: String,
+    },
+    /// Any other failure.
+    #[error(transparent)]
+    Other(Box<dyn StdError + Send + Sync>),
+}
+
+impl Error {
+    /// Creates a failure with exit code 1.
+    pub fn other(error: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self::Other(error.into())
+    }
+
+    /// Returns the exit code: 0 for [`Finished`](Self::Finished), 2 for an invalid command line or
+    /// setting, 1 otherwise.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Finished(_) => 0,
+            Self::Usage(_) | Self::InvalidSettings { .. } => 2,
+            _ => 1,
+        }
+    }
+
+    pub(crate) fn telemetry(
+        component: &'static str,
+        source: impl Into<Box<dyn StdError + Send + Sync>>,
+    ) -> Self {
+        Self::Telemetry { component, source: source.into() }
+    }
+}
+
+impl From<clap::Error> for Error {
+    /// Help and version become [`Finished`](Self::Finished), anything else [`Usage`](Self::Usage).
+    fn from(error: clap::Error) -> Self {
+        if error.use_stderr() {
+            Self::Usage(error.to_string())
+        } else {
+            Self::Finished(error.to_string())
+        }
+    }
+}
+
+impl From<reqwest::Error> for Error {
+    fn from(error: reqwest::Error) -> Self {
+        Self::Client(error.without_url())
+    }
+}
+
+fn count_settings(errors: &[String]) -> Cow<'static, str> {
+    match errors.len() {
+        1 => "1 invalid setting".into(),
+        count => format!("{count} invalid settings").into(),
+    }
+}
+
+/// Prints `result`'s error, on stdout if it is [`Error::Finished`] and on stderr otherwise, and returns
+/// its exit code.
+pub fn exit_code(result: Result<(), Error>) -> ExitCode {
+    let Err(error) = result else {
+        return ExitCode::SUCCESS;
+    };
+    // A closed stdout or stderr does not change the exit code.
+    let _ = match &error {
+        Error::Finished(text) => io::stdout().write_all(text.as_bytes()),
+        error => writeln!(io::stderr(), "{}", error_chain(error).trim_end()),
+    };
+    ExitCode::from(error.exit_code())
+}

@@ -1,0 +1,226 @@
+//! Kinds of failure: the closed list that body, metric label, span and log share.
+
+use std::borrow::Cow;
+use std::error::Error;
+use std::fmt;
+use std::io;
+
+use http::StatusCode;
+
+use super::{CircuitOpenError, DnsError};
+
+/// Kind of a failed call or request.
+///
+/// [`as_str`](Self::as_str) is the word in the response body, in the `error_type` label, in the span
+/// attribute `error.type` and in the log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The server did not finish in time: connect, headers or body.
+    Timeout,
+    /// The connection was refused.
+    Refused,
+    /// The connection was reset or closed before the response was complete.
+    Reset,
+    /// The host name does not resolve.
+    Dns,
+    /// There is no route to the host or network.
+    Unreachable,
+    /// The TLS handshake failed.
+    Tls,
+    /// The body of a 2xx response is not what the client expects.
+    Decode,
+    /// The response has this status, which is not 2xx. The word is the status code.
+    Status(StatusCode),
+    /// The caller cancelled the call, or the client of the service disconnected.
+    Canceled,
+    /// The call was not made because the circuit breaker is open.
+    CircuitOpen,
+    /// The request was not admitted because too many are in flight.
+    Overload,
+    /// Any other failure.
+    Other,
+}
+
+impl ErrorKind {
+    /// Kinds of failed calls that a client without circuit breaker can have, except
+    /// [`Status`](Self::Status).
+    pub const ALL_NAMED: [Self; 9] = [
+        Self::Timeout,
+        Self::Refused,
+        Self::Reset,
+        Self::Dns,
+        Self::Unreachable,
+        Self::Tls,
+        Self::Decode,
+        Self::Canceled,
+        Self::Other,
+    ];
+
+    /// Returns the word for this kind.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Status(status) => status.as_str(),
+            kind => kind.static_str(),
+        }
+    }
+
+    /// Returns the word for this kind, without an allocation unless it is a status code.
+    pub(crate) fn as_label(self) -> Cow<'static, str> {
+        match self {
+            Self::Status(status) => Cow::Owned(status.as_str().to_owned()),
+            kind => Cow::Borrowed(kind.static_str()),
+        }
+    }
+
+    fn static_str(self) -> &'static str {
+        match self {
+            Self::Timeout => "timeout",
+            Self::Refused => "refused",
+            Self::Reset => "reset",
+            Self::Dns => "dns",
+            Self::Unreachable => "unreachable",
+            Self::Tls => "tls",
+            Self::Decode => "decode",
+            Self::Status(_) => "status",
+            Self::Canceled => "canceled",
+            Self::CircuitOpen => "circuit_open",
+            Self::Overload => "overload",
+            Self::Other => "other",
+        }
+    }
+
+    /// Classifies an error of a [`reqwest`] call.
+    ///
+    /// Tests for a timeout first, because a connect timeout is a connect error too. Then the innermost
+    /// cause with a known type decides.
+    pub fn from_reqwest(error: &reqwest::Error) -> Self {
+        if error.is_timeout() {
+            return Self::Timeout;
+        }
+        if let Some(status) = error.status() {
+            return Self::Status(status);
+        }
+        if error.is_decode() {
+            return Self::from_chain(error).unwrap_or(Self::Decode);
+        }
+        Self::from_chain(error).unwrap_or(Self::Other)
+    }
+
+    /// Classifies an error that passed through other middleware; see [`from_reqwest`](Self::from_reqwest).
+    pub fn from_middleware(error: &reqwest_middleware::Error) -> Self {
+        match error {
+            reqwest_middleware::Error::Reqwest(error) => Self::from_reqwest(error),
+            reqwest_middleware::Error::Middleware(error) => error
+                .chain()
+                .find_map(|cause| cause.downcast_ref::<reqwest::Error>().map(Self::from_reqwest))
+                .or_else(|| Self::from_chain(error.as_ref()))
+                .unwrap_or(Self::Other),
+        }
+    }
+
+    fn from_chain(error: &(dyn Error + 'static)) -> Option<Self> {
+        let mut cause = Some(error);
+        let mut kind = None;
+        while let Some(error) = cause {
+            kind = Self::classify(error).or(kind);
+            // `source` of an `io::Error` skips the error that it wraps.
+            cause = match error.downcast_ref::<io::Error>() {
+                Some(io) => io.get_ref().map(|inner| inner as &(dyn Error + 'static)),
+                None => error.source(),
+            };
+        }
+        kind
+    }
+
+    fn classify(error: &(dyn Error + 'static)) -> Option<Self> {
+        if error.is::<DnsError>() {
+            return Some(Self::Dns);
+        }
+        if error.is::<CircuitOpenError>() {
+            return Some(Self::CircuitOpen);
+        }
+        #[cfg(feature = "tls")]
+        if error.is::<rustls::Error>() {
+            return Some(Self::Tls);
+        }
+        if let Some(error) = error.downcast_ref::<hyper::Error>() {
+            return Self::from_hyper(error);
+        }
+        error.downcast_ref::<io::Error>().and_then(Self::from_io)
+    }
+
+    fn from_hyper(error: &hyper::Error) -> Option<Self> {
+        if error.is_timeout() {
+            Some(Self::Timeout)
+        } else if error.is_incomplete_message() || error.is_closed() {
+            Some(Self::Reset)
+        } else {
+            None
+        }
+    }
+
+    fn from_io(error: &io::Error) -> Option<Self> {
+        use io::ErrorKind as Io;
+        match error.kind() {
+            Io::TimedOut => Some(Self::Timeout),
+            Io::ConnectionRefused => Some(Self::Refused),
+            Io::ConnectionReset | Io::ConnectionAborted | Io::BrokenPipe | Io::UnexpectedEof => {
+                Some(Self::Reset)
+            }
+            Io::HostUnreachable | Io::NetworkUnreachable | Io::NetworkDown => {
+                Some(Self::Unreachable)
+            }
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("outer")]
+    struct Outer<E: Error + 'static>(#[source] E);
+
+    #[test]
+    fn named_kinds_have_unique_words() {
+        let mut words: Vec<_> = ErrorKind::ALL_NAMED.iter().map(ErrorKind::as_str).collect();
+        words.sort_unstable();
+        words.dedup();
+        assert_eq!(words.len(), ErrorKind::ALL_NAMED.len());
+        for kind in ErrorKind::ALL_NAMED {
+            assert_eq!(kind.as_label(), kind.as_str());
+        }
+    }
+
+    #[test]
+    fn nested_io_error_is_classified() {
+        for (io, kind) in [
+            (io::ErrorKind::ConnectionRefused, ErrorKind::Refused),
+            (io::ErrorKind::ConnectionReset, ErrorKind::Reset),
+            (io::ErrorKind::UnexpectedEof, ErrorKind::Reset),
+            (io::ErrorKind::HostUnreachable, ErrorKind::Unreachable),
+            (io::ErrorKind::NetworkUnreachable, ErrorKind::Unreachable),
+            (io::ErrorKind::TimedOut, ErrorKind::Timeout),
+        ] {
+            let error = Outer(Outer(io::Error::from(io)));
+            assert_eq!(ErrorKind::from_chain(&error), Some(kind));
+        }
+        assert_eq!(ErrorKind::from_chain(&Outer(fmt::Error)), None);
+    }
+
+    #[test]
+    fn wrapped_cause_is_classified() {
+        let dns = DnsError(io::Error::other("no such host"));
+        let error = Outer(io::Error::other(dns));
+        assert_eq!(ErrorKind::from_chain(&error), Some(ErrorKind::Dns));
+    }
+}

@@ -1,0 +1,11 @@
+//! Errors: the kind of a failed call or request, and the reason for the end of a process.
+
+mod exit;
+mod failure;
+mod kind;
+mod source;
+
+pub use exit::{Error, exit_code};
+pub use failure::Failure;
+pub use kind::ErrorKind;
+pub(crate) use source::{CircuitOpenError, DnsError, error_chain};

@@ -1,0 +1,11 @@
+//! Parts that requests to the service and calls of its clients share.
+
+mod body;
+mod method;
+mod text;
+mod url;
+
+pub(crate) use body::{InstrumentedBody, OnBodyEnd};
+pub(crate) use method::KnownMethod;
+pub(crate) use text::truncate;
+pub(crate) use url::redact_url;

@@ -1,0 +1,79 @@
+//! Names and help texts of the metrics, and the bounds of the duration buckets.
+//!
+//! Names are OpenTelemetry's stable HTTP names in Prometheus spelling: dots become underscores, and the
+//! unit becomes a suffix. docs/telemetry.md lists all of them with their labels.
+
+use metrics::Recorder;
+use metrics_exporter_prometheus::PrometheusRecorder;
+
+/// Duration of a request from its arrival to the end of the response body, in seconds.
+pub const SERVER_DURATION: &str = "http_server_request_duration_seconds";
+/// Number of requests in flight.
+pub const SERVER_ACTIVE: &str = "http_server_active_requests";
+/// Duration of a call from its start to the end of the response body, in seconds.
+pub const CLIENT_DURATION: &str = "http_client_request_duration_seconds";
+/// Number of calls in flight.
+pub const CLIENT_ACTIVE: &str = "http_client_active_requests";
+/// Failed calls by error kind.
+pub const CLIENT_ERRORS: &str = "http_client_request_errors_total";
+/// Retries of calls whose connection could not be made.
+pub const CLIENT_RETRIES: &str = "http_client_request_retries_total";
+/// 1 while the circuit breaker is open, otherwise 0.
+pub const CLIENT_CIRCUIT_OPEN: &str = "http_client_circuit_breaker_open";
+/// Started spans that are sampled.
+pub const SPANS_STARTED: &str = "otel_sdk_span_started_total";
+/// Spans handed to the exporter; with `error_type`, spans that the full queue dropped.
+pub const SPANS_PROCESSED: &str = "otel_sdk_processor_span_processed_total";
+/// Spans that the backend accepted; with `error_type`, spans that were dropped instead.
+pub const SPANS_EXPORTED: &str = "otel_sdk_exporter_span_exported_total";
+/// Log lines that were not written.
+pub const LOG_LINES_LOST: &str = "log_lines_lost_total";
+/// Build of the service in labels; the value is 1.
+pub const BUILD_INFO: &str = "build_info";
+
+/// Upper bounds of the duration buckets, in seconds: the advice of the HTTP semantic conventions, section
+/// "Metric: `http.server.request.duration`".
+pub const DURATION_BUCKETS: [f64; 14] =
+    [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+
+/// Route of a request that matches no route.
+pub(crate) const UNMATCHED_ROUTE: &str = "unmatched";
+
+/// Scheme of all requests. TLS is terminated in front of the service.
+pub(crate) const URL_SCHEME: &str = "http";
+
+/// Returns the help text of a duration histogram.
+pub(super) fn duration_help(name: &str) -> &'static str {
+    match name {
+        SERVER_DURATION => "Duration of requests, from arrival to the end of the response body.",
+        _ => "Duration of calls, from start to the end of the response body.",
+    }
+}
+
+/// Registers the help texts of all other metrics.
+pub(super) fn describe(recorder: &PrometheusRecorder) {
+    for (name, help) in [
+        (SERVER_ACTIVE, "Requests in flight."),
+        (CLIENT_ACTIVE, "Calls in flight."),
+        (CLIENT_CIRCUIT_OPEN, "1 while the circuit breaker is open, otherwise 0."),
+        (BUILD_INFO, "Build of the service, in labels. The value is 1."),
+    ] {
+        recorder.describe_gauge(name.into(), None, help.into());
+    }
+    for (name, help) in [
+        (CLIENT_ERRORS, "Failed calls, by error kind."),
+        (CLIENT_RETRIES, "Retries of calls whose connection could not be made."),
+        (SPANS_STARTED, "Started spans that are sampled."),
+        (
+            SPANS_PROCESSED,
+            "Spans handed to the exporter; with error_type, spans that the full queue dropped.",
+        ),
+        (
+            SPANS_EXPORTED,
+            "Spans that the backend accepted; with error_type, spans that were dropped instead.",
+        ),
+        (LOG_LINES_LOST, "Log lines that were not written."),
+    ] {
+        recorder.describe_counter(name.into(), None, help.into());
+    }
+}

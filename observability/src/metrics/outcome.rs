@@ -1,0 +1,40 @@
+//! Outcome of a request or call, as labels and as span attributes.
+
+use http::StatusCode;
+use metrics::Label;
+use opentelemetry::KeyValue;
+use opentelemetry::trace::SpanRef;
+
+use super::label;
+use crate::error::ErrorKind;
+use crate::http::KnownMethod;
+
+/// Outcome of a request or call. `status` is `None` without a response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Outcome {
+    pub(crate) method: KnownMethod,
+    pub(crate) status: Option<StatusCode>,
+    pub(crate) error: Option<ErrorKind>,
+}
+
+impl Outcome {
+    /// Sets status code and error type on a span, by the semantic conventions for HTTP spans.
+    pub(crate) fn set_attributes(&self, span: &SpanRef<'_>) {
+        if let Some(status) = self.status {
+            let status = i64::from(status.as_u16());
+            span.set_attribute(KeyValue::new("http.response.status_code", status));
+        }
+        if let Some(error) = self.error {
+            span.set_attribute(KeyValue::new("error.type", error.as_label()));
+        }
+    }
+
+    pub(super) fn add_labels(&self, labels: &mut Vec<Label>) {
+        if let Some(status) = self.status {
+            labels.push(label("http_response_status_code", status.as_str().to_owned()));
+        }
+        if let Some(error) = self.error {
+            labels.push(label("error_type", error.as_label()));
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! `process_*` metrics.
+//!
+//! They are absent on macOS because the crate that reads them needs libclang to build there.
+
+use metrics_exporter_prometheus::PrometheusRecorder;
+
+pub(super) struct ProcessMetrics {
+    #[cfg(not(target_os = "macos"))]
+    collector: metrics_process::Collector,
+}
+
+impl ProcessMetrics {
+    #[cfg(not(target_os = "macos"))]
+    pub(super) fn new(recorder: &PrometheusRecorder) -> Self {
+        let collector = metrics_process::Collector::default();
+        metrics::with_local_recorder(recorder, || collector.describe());
+        Self { collector }
+    }
+
+    #[cfg(target_os = "macos")]
+    pub(super) fn new(_: &PrometheusRecorder) -> Self {
+        Self {}
+    }
+
+    /// Reads the current values.
+    #[cfg(not(target_os = "macos"))]
+    pub(super) fn collect(&self, recorder: &PrometheusRecorder) {
+        metrics::with_local_recorder(recorder, || self.collector.collect());
+    }
+
+    #[cfg(target_os = "macos")]
+    pub(super) fn collect(&self, _: &PrometheusRecorder) {}
+
+    /// Corrects the type of CPU seconds, which are recorded as a gauge because a counter of the `metrics`
+    /// facade holds whole numbers.
+    pub(super) fn fix_types(page: &str) -> String {
+        page.replacen(
+            "# TYPE process_cpu_seconds_total gauge",
+            "# TYPE process_cpu_seconds_total counter",
+            1,
+        )
+    }
+}

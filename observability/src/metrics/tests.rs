@@ -1,0 +1,120 @@
+use std::time::Duration;
+
+use http::StatusCode;
+use opentelemetry::trace::SpanContext;
+
+use super::*;
+use crate::error::ErrorKind;
+
+fn metrics() -> Metrics {
+    Metrics::new("service-a", "1.2.3", "abc").unwrap()
+}
+
+fn outcome(status: u16, error: Option<ErrorKind>) -> Outcome {
+    Outcome { method: KnownMethod::Get, status: Some(StatusCode::from_u16(status).unwrap()), error }
+}
+
+#[test]
+fn request_records_histogram_sample() {
+    let metrics = metrics();
+    metrics.route("/echo").record(outcome(200, None), Duration::from_millis(30), None);
+    let page = metrics.render();
+    let labels = r#"http_request_method="GET",http_route="/echo",url_scheme="http",http_response_status_code="200""#;
+    for line in [
+        "# TYPE http_server_request_duration_seconds histogram".to_owned(),
+        format!("http_server_request_duration_seconds_bucket{{{labels},le=\"0.025\"}} 0"),
+        format!("http_server_request_duration_seconds_bucket{{{labels},le=\"0.05\"}} 1"),
+        format!("http_server_request_duration_seconds_bucket{{{labels},le=\"+Inf\"}} 1"),
+        format!("http_server_request_duration_seconds_count{{{labels}}} 1"),
+    ] {
+        assert!(page.lines().any(|l| l == line), "no {line} in {page}");
+    }
+}
+
+#[test]
+fn error_counters_start_at_zero() {
+    let metrics = metrics();
+    let url = "http://127.0.0.1:8080/".parse().unwrap();
+    let server = metrics.client(&url);
+    let line = |kind: &str, n| {
+        format!(
+            r#"http_client_request_errors_total{{server_address="127.0.0.1",server_port="8080",error_type="{kind}"}} {n}"#
+        )
+    };
+    let page = metrics.render();
+    for kind in ErrorKind::ALL_NAMED {
+        assert!(page.contains(&line(kind.as_str(), 0)), "{kind} in {page}");
+    }
+    server.record(
+        outcome(500, Some(ErrorKind::Status(StatusCode::INTERNAL_SERVER_ERROR))),
+        Duration::ZERO,
+        None,
+    );
+    assert!(metrics.render().contains(&line("500", 1)));
+}
+
+#[test]
+fn server_address_is_taken_from_url() {
+    let url = "https://user:secret@[::1]/x".parse().unwrap();
+    assert_eq!(ServerAddressRef::from_url(&url), ServerAddressRef { address: "::1", port: 443 });
+}
+
+#[test]
+fn build_info_and_process_metrics() {
+    let page = metrics().render();
+    assert!(
+        page.contains(r#"build_info{service="service-a",version="1.2.3",revision="abc"} 1"#),
+        "{page}"
+    );
+    for name in ["otel_sdk_span_started_total 0", "process_start_time_seconds "] {
+        assert!(page.contains(name), "no {name} in {page}");
+    }
+    #[cfg(target_os = "linux")]
+    assert!(page.contains("# TYPE process_cpu_seconds_total counter"), "{page}");
+}
+
+#[test]
+fn exemplars_keep_latest_trace() {
+    use opentelemetry::trace::{SpanId, TraceFlags, TraceState};
+    let span = |id: u128| {
+        let span_id = SpanId::from(0xab);
+        SpanContext::new(id.into(), span_id, TraceFlags::SAMPLED, false, TraceState::NONE)
+    };
+    let metrics = metrics();
+    let timeout = Some(ErrorKind::Timeout);
+    for (id, ms) in [(1, 900), (2, 1000), (3, 30)] {
+        metrics.route("/e\"o").record(
+            outcome(200, None),
+            Duration::from_millis(ms),
+            Some(&span(id)),
+        );
+    }
+    let server = metrics.client(&"http://127.0.0.1:8080/".parse().unwrap());
+    server.record(outcome(503, timeout), Duration::from_secs(20), Some(&span(4)));
+    server.record(outcome(503, timeout), Duration::from_secs(20), None);
+
+    let page = metrics.render_openmetrics();
+    let exemplar = |part: &str| {
+        let line = page.lines().find(|line| line.contains(part) && line.contains(" # "));
+        line.and_then(|line| line.split_once(" # ")).map(|(_, exemplar)| exemplar.to_owned())
+    };
+    let assert_exemplar = |part: &str, id: u32, value: &str| {
+        let start = format!("{{trace_id=\"{id:032x}\",span_id=\"00000000000000ab\"}} {value} ");
+        let found = exemplar(part).unwrap_or_default();
+        assert!(found.starts_with(&start), "{part}: {found} in {page}");
+    };
+    assert_exemplar(
+        "server_request_duration_seconds_bucket{http_request_method=\"GET\",http_route=\"/e\\\"o\",url_scheme=\"http\",http_response_status_code=\"200\",le=\"1.0\"}",
+        2,
+        "1",
+    );
+    assert_exemplar("http_response_status_code=\"200\",le=\"0.05\"}", 3, "0.03");
+    assert_exemplar("le=\"+Inf\"}", 4, "20");
+    assert_exemplar(
+        "http_client_request_errors_total{server_address=\"127.0.0.1\",server_port=\"8080\",error_type=\"timeout\"} 2",
+        4,
+        "1",
+    );
+    assert_eq!(exemplar("error_type=\"refused\"} 0"), None);
+    assert!(!metrics.render().contains(" # {"), "the text format has no exemplars");
+}
