@@ -1,7 +1,12 @@
-//! On a runtime of one thread, where whoever waits for the exporter must not be whom it waits for.
+//! Tests on a current-thread runtime: flushing must not block the thread that drives the exporter.
 
 #![cfg(unix)]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed assumption fails the test"
+)]
 
 use testkit::otlp::{Behavior, OtlpCollector, Protocol};
 use testkit::{FakeServer, ProcessBuilder, Reply};
@@ -10,33 +15,34 @@ fn current_thread() -> ProcessBuilder {
     ProcessBuilder::example("current_thread").env("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "8")
 }
 
+/// Spans are exported while the service runs and when it shuts down.
 #[test]
 fn exports_on_current_thread_runtime() {
     for protocol in [Protocol::Grpc, Protocol::HttpProtobuf] {
-        let backend = OtlpCollector::start();
-        let service = current_thread().envs(backend.variables(protocol)).serve();
-        let first = service.get("/hello").trace_id().to_owned();
-        backend.wait_for_trace(&first, 1);
-        backend.set_behavior(Behavior::Fail { grpc: 14, http: 503 });
+        let collector = OtlpCollector::start();
+        let service = current_thread().envs(collector.variables(protocol)).serve();
+        let response = service.get("/hello");
+        collector.wait_for_trace(response.trace_id(), 1);
+        collector.set_behavior(Behavior::Fail { grpc: 14, http: 503 });
         assert_eq!(service.get("/hello").text(), "hello");
-        service.wait_for_metrics("a lost span", |page| {
+        service.wait_for_metrics("a failed span", |page| {
             page.sum("otel_sdk_exporter_span_exported_total", &[("error_type", "failed")]) == 1.0
         });
-        backend.set_behavior(Behavior::Accept);
+        collector.set_behavior(Behavior::Accept);
         for _ in 0..20 {
             assert_eq!(service.get("/hello").status, 200);
         }
         assert_eq!(service.stop().code, Some(0));
-        assert_eq!(backend.spans().len(), 21, "{protocol:?}");
+        assert_eq!(collector.spans().len(), 21, "{protocol:?}");
     }
 }
 
 #[test]
 fn hung_backend_does_not_block_shutdown() {
     for protocol in ["grpc", "http/protobuf"] {
-        let backend = FakeServer::start(Reply::Stall(Vec::new()));
+        let collector = FakeServer::start(Reply::Stall(Vec::new()));
         let service = current_thread()
-            .env("OTEL_EXPORTER_OTLP_ENDPOINT", backend.url())
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url())
             .env("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
             .env("OTEL_BSP_SCHEDULE_DELAY", "10")
             .env("SHUTDOWN_TIMEOUT_MS", "500")
@@ -45,8 +51,6 @@ fn hung_backend_does_not_block_shutdown() {
             assert_eq!(service.get("/hello").text(), "hello");
         }
         assert_eq!(service.stop().code, Some(0));
-        let log = service.log();
-        let lost = log.iter().find(|line| line.get("msg") == Some("spans dropped")).unwrap();
-        assert_eq!(&lost["spans"], "20", "{protocol}");
+        assert_eq!(&service.wait_for_message("spans dropped")["spans"], "20", "{protocol}");
     }
 }

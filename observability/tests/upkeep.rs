@@ -1,23 +1,26 @@
-//! Histograms that a service has of its own keep each sample until a scrape or the upkeep folds it into
-//! its bucket.
+//! Upkeep of histograms that a service records through the `metrics` crate. The recorder keeps each sample
+//! until a scrape or the upkeep adds it to a bucket.
 
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed assumption fails the test"
+)]
 
 use std::fs;
-use std::thread;
-use std::time::Instant;
 
 use testkit::http::Request;
-use testkit::{Process, ProcessBuilder, TEST_TIMEOUT};
+use testkit::{Process, ProcessBuilder, wait_until};
 
-/// What a sample takes while it waits, in bytes: a number and a time.
-const WAITING_SAMPLE: i64 = 16;
+/// Memory of a pending sample in bytes: a value and a timestamp.
+const PENDING_SAMPLE_BYTES: i64 = 16;
 const SAMPLES: i64 = 1_000_000;
 
-fn own_histogram() -> ProcessBuilder {
-    // What one thread gives back is what it takes next; of several each has memory of its own.
-    ProcessBuilder::example("own_histogram").env("TOKIO_WORKER_THREADS", "1")
+fn user_histogram() -> ProcessBuilder {
+    // With several worker threads each would keep freed memory in a separate arena.
+    ProcessBuilder::example("user_histogram").env("TOKIO_WORKER_THREADS", "1")
 }
 
 fn record(service: &Process) {
@@ -25,48 +28,44 @@ fn record(service: &Process) {
     assert_eq!(request.send(service.address()).status, 200);
 }
 
-/// One line of a `status` file below `/proc`.
-fn line(status: &str, name: &str) -> String {
-    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    line.unwrap_or_else(|| panic!("{name} in {status}")).trim().to_owned()
+/// Returns a field of a `status` file in `/proc`.
+fn status_field(status: &str, name: &str) -> String {
+    let field = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    field.unwrap_or_else(|| panic!("no {name} in {status}")).trim().to_owned()
 }
 
-/// Whether the upkeep's thread is asleep, and how often it has gone to sleep: once after each time that
-/// it did its work.
-fn upkeep(service: &Process) -> (bool, u64) {
+/// Returns whether the upkeep thread is asleep and how often it has gone to sleep. It sleeps once after each
+/// run.
+fn upkeep_sleeps(service: &Process) -> (bool, u64) {
     let threads = fs::read_dir(format!("/proc/{}/task", service.id())).unwrap();
     let statuses = threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("status")));
-    // A thread may be gone before its file is read.
-    let status = statuses.flatten().find(|status| line(status, "Name") == "metrics-upkeep");
-    let status = status.expect("a thread for the upkeep");
-    let sleeps = line(&status, "voluntary_ctxt_switches").parse().unwrap();
-    (line(&status, "State").starts_with('S'), sleeps)
+    // A thread may exit before its file is read.
+    let status = statuses.flatten().find(|status| status_field(status, "Name") == "metrics-upkeep");
+    let status = status.expect("an upkeep thread");
+    let sleeps = status_field(&status, "voluntary_ctxt_switches").parse().unwrap();
+    (status_field(&status, "State").starts_with('S'), sleeps)
 }
 
-/// Waits until all that is recorded by now was seen to.
+/// Waits until all samples recorded so far are in their buckets.
 fn wait_for_upkeep(service: &Process) {
-    let (asleep, sleeps) = upkeep(service);
-    // Work that is under way may have missed the last samples.
-    let wanted = if asleep { sleeps + 1 } else { sleeps + 2 };
-    let deadline = Instant::now() + TEST_TIMEOUT;
-    while upkeep(service).1 < wanted {
-        assert!(Instant::now() < deadline, "time was up without upkeep");
-        thread::yield_now();
-    }
+    let (is_asleep, sleeps) = upkeep_sleeps(service);
+    // A run in progress may have missed the last samples.
+    let target = if is_asleep { sleeps + 1 } else { sleeps + 2 };
+    wait_until("the upkeep", || upkeep_sleeps(service).1 >= target);
 }
 
+/// Memory stays bounded without scrapes, and no sample is dropped.
 #[test]
 fn user_histogram_needs_no_scrape() {
-    let service = own_histogram().serve();
+    let service = user_histogram().serve();
     let before = service.resident_kib();
     record(&service);
     wait_for_upkeep(&service);
     record(&service);
     let growth = service.resident_kib() - before;
-    println!("{} samples, nobody scrapes: {growth} KiB more", 2 * SAMPLES);
-    // The second million takes the place of the first.
-    assert!(growth * 1024 < WAITING_SAMPLE * SAMPLES * 3 / 2, "{growth} KiB");
-    // And none is lost.
-    let counted = service.metrics().value("own_seconds_count", &[]);
-    assert_eq!(counted, Some(2.0 * SAMPLES as f64));
+    println!("{} samples without a scrape: {growth} KiB more", 2 * SAMPLES);
+    // The second million reuses the memory of the first.
+    assert!(growth * 1024 < PENDING_SAMPLE_BYTES * SAMPLES * 3 / 2, "{growth} KiB");
+    let count = service.metrics().value("user_seconds_count", &[]);
+    assert_eq!(count, Some(2.0 * SAMPLES as f64));
 }

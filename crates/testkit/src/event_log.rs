@@ -1,12 +1,14 @@
-//! Something happens on one thread and is waited for on another.
+//! Events recorded by one thread and awaited by another.
 
 use std::fmt::Debug;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
+
+use parking_lot::{Condvar, Mutex};
 
 use crate::TEST_TIMEOUT;
 
-/// A list that one thread adds to and another waits on; a clone is the same list.
+/// Append-only list of events on which threads can wait. Clones share the list.
 #[derive(Debug)]
 pub struct EventLog<T>(Arc<Shared<T>>);
 
@@ -18,8 +20,8 @@ struct Shared<T> {
 
 #[derive(Debug)]
 struct State<T> {
-    items: Vec<T>,
-    closed: bool,
+    events: Vec<T>,
+    is_closed: bool,
 }
 
 impl<T> Clone for EventLog<T> {
@@ -30,71 +32,51 @@ impl<T> Clone for EventLog<T> {
 
 impl<T> Default for EventLog<T> {
     fn default() -> Self {
-        let state = Mutex::new(State { items: Vec::new(), closed: false });
+        let state = Mutex::new(State { events: Vec::new(), is_closed: false });
         Self(Arc::new(Shared { state, changed: Condvar::new() }))
     }
 }
 
 impl<T: Debug> EventLog<T> {
-    /// Adds an item.
-    pub fn push(&self, item: T) {
-        self.lock().items.push(item);
+    /// Appends an event.
+    pub fn push(&self, event: T) {
+        self.0.state.lock().events.push(event);
         self.0.changed.notify_all();
     }
 
-    /// Nothing will be added any more.
+    /// Marks the log as complete, so that waiting for an event that never came fails immediately.
     pub fn close(&self) {
-        self.lock().closed = true;
+        self.0.state.lock().is_closed = true;
         self.0.changed.notify_all();
     }
 
-    /// What is there now.
-    pub fn items(&self) -> Vec<T>
+    /// Returns the events recorded so far.
+    pub fn events(&self) -> Vec<T>
     where
         T: Clone,
     {
-        self.lock().items.clone()
+        self.0.state.lock().events.clone()
     }
 
-    /// Waits until `find` finds what it looks for among the items.
+    /// Waits until `find` returns a value for the recorded events.
     ///
     /// # Panics
-    /// Where it does not within [`TEST_TIMEOUT`], or never will, because the board is closed. The message
-    /// says `what` was waited for and shows every item.
-    pub fn wait_for<R>(&self, what: &str, mut find: impl FnMut(&[T]) -> Option<R>) -> R {
+    /// If `find` returns none within [`TEST_TIMEOUT`] or when the log is closed. The message contains
+    /// `description` and all events.
+    pub fn wait_for<R>(&self, description: &str, mut find: impl FnMut(&[T]) -> Option<R>) -> R {
         let deadline = Instant::now() + TEST_TIMEOUT;
-        let mut state = self.lock();
+        let mut state = self.0.state.lock();
         loop {
-            if let Some(found) = find(&state.items) {
+            if let Some(found) = find(&state.events) {
                 return found;
             }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if state.closed || left.is_zero() {
-                let why = if state.closed { "the end came" } else { "time was up" };
-                panic!("{why} without {what}; there were {:#?}", state.items);
-            }
-            state =
-                self.0.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            let State { events, is_closed } = &*state;
+            assert!(!is_closed, "ended without {description}; events: {events:#?}");
+            assert!(
+                Instant::now() < deadline,
+                "timed out waiting for {description}; events: {events:#?}"
+            );
+            self.0.changed.wait_until(&mut state, deadline);
         }
-    }
-
-    /// Waits until nothing will be added any more, and gives all that was.
-    pub fn wait_for_end(&self, what: &str) -> Vec<T>
-    where
-        T: Clone,
-    {
-        let deadline = Instant::now() + TEST_TIMEOUT;
-        let mut state = self.lock();
-        while !state.closed {
-            let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "time was up before {what}; there were {:#?}", state.items);
-            state =
-                self.0.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        state.items.clone()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State<T>> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

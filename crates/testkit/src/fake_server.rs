@@ -1,43 +1,49 @@
-//! A server that misbehaves by script, in ways that no real one can be asked to.
+//! HTTP server that misbehaves in ways that no real server can be configured to.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use socket2::{Domain, SockRef, Socket, Type};
+use parking_lot::Mutex;
+use socket2::SockRef;
 
 use crate::{EventLog, TEST_TIMEOUT};
 
-/// What the server does once it has read a request's head.
+/// Interval between the bytes of [`Reply::SlowBody`]. It is far below any read timeout, so that a client
+/// that restarts its timeout at each read never gives up.
+const SLOW_BODY_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Reaction of the server to a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
-    /// A whole answer in JSON; the connection stays open for the next request.
+    /// Sends a JSON response with this status. The connection stays open for further requests.
     Json(u16, String),
-    /// As [`Json`](Self::Json), but not before [`FakeServer::release`] is called.
+    /// Sends a response like [`Json`](Self::Json) once [`FakeServer::send_delayed`] is called.
     Delayed(u16, String),
-    /// These bytes, then an orderly close.
+    /// Sends bytes and closes the connection.
     Close(Vec<u8>),
-    /// These bytes, then a reset.
+    /// Sends bytes and resets the connection.
     Reset(Vec<u8>),
-    /// These bytes, then nothing more; the connection stays open.
+    /// Sends bytes and then nothing more. The connection stays open.
     Stall(Vec<u8>),
-    /// These bytes, then one more `x` every few milliseconds, without end.
+    /// Sends bytes and then one `x` every few milliseconds, without end.
     SlowBody(Vec<u8>),
-    /// These bytes, then `x` as fast as they are read, without end.
+    /// Sends bytes and then `x` as fast as the client reads, without end.
     EndlessBody(Vec<u8>),
 }
 
 impl Reply {
-    /// 200 and an echo.
+    /// Creates the response of service A to `/echo`.
     pub fn echo(text: &str) -> Self {
         Self::Json(200, serde_json::json!({ "echo": text }).to_string())
     }
 
-    /// The head of a 200 that announces `length` bytes of JSON, and the start of a body.
+    /// Returns the headers of a JSON response with a body of `length` bytes, followed by the start of the
+    /// body.
     pub fn start_of(length: usize, body: &str) -> Vec<u8> {
         format!(
             "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
@@ -46,18 +52,18 @@ impl Reply {
     }
 }
 
-/// A request, as the server saw it.
+/// Request as the server received it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReceivedRequest {
-    /// Method, target and version.
+    /// Request line: method, target and version.
     pub line: String,
-    /// The headers, names in lower case; several of one name are joined with commas.
+    /// Headers, names in lower case; values of repeated headers are joined with commas.
     pub headers: BTreeMap<String, String>,
-    /// The body, where its length was announced.
+    /// Body; empty if the request has no `Content-Length`.
     pub body: Vec<u8>,
 }
 
-/// A server on a free port; it ends with its connections when it is dropped.
+/// Server on a free port. Dropping it closes its connections.
 #[derive(Debug)]
 pub struct FakeServer {
     address: SocketAddr,
@@ -69,37 +75,37 @@ struct Shared {
     reply: Mutex<Reply>,
     requests: EventLog<ReceivedRequest>,
     closed: EventLog<()>,
-    released: EventLog<()>,
+    sends_delayed: EventLog<()>,
     streams: Mutex<Vec<TcpStream>>,
     accepted: AtomicUsize,
-    ended: AtomicBool,
+    is_stopped: AtomicBool,
 }
 
 impl FakeServer {
-    /// Listens and gives every request this reply.
+    /// Starts a server that reacts to every request with `reply`.
     pub fn start(reply: Reply) -> Self {
         Self::serve(TcpListener::bind("127.0.0.1:0").expect("listen"), reply)
     }
 
-    fn serve(listener: TcpListener, reply: Reply) -> Self {
+    pub(crate) fn serve(listener: TcpListener, reply: Reply) -> Self {
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
             reply: Mutex::new(reply),
             requests: EventLog::default(),
             closed: EventLog::default(),
-            released: EventLog::default(),
+            sends_delayed: EventLog::default(),
             streams: Mutex::default(),
             accepted: AtomicUsize::new(0),
-            ended: AtomicBool::new(false),
+            is_stopped: AtomicBool::new(false),
         });
-        let accepting = Arc::clone(&shared);
+        let acceptor = Arc::clone(&shared);
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let Ok(stream) = stream else { return };
-                let shared = Arc::clone(&accepting);
-                // Under the lock, so that the end misses no connection.
-                let mut streams = shared.streams.lock().unwrap();
-                if shared.ended.load(Ordering::SeqCst) {
+                let shared = Arc::clone(&acceptor);
+                // The lock keeps `drop` from missing a connection that is accepted meanwhile.
+                let mut streams = shared.streams.lock();
+                if shared.is_stopped.load(Ordering::SeqCst) {
                     return;
                 }
                 streams.push(stream.try_clone().unwrap());
@@ -114,111 +120,110 @@ impl FakeServer {
         Self { address, shared }
     }
 
-    /// Where it listens.
+    /// Returns the address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Its base URL.
+    /// Returns the base URL.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// From the next request on, this is the reply.
-    pub fn reply(&self, reply: Reply) {
-        *self.shared.reply.lock().unwrap() = reply;
+    /// Sets the reaction to all further requests.
+    pub fn set_reply(&self, reply: Reply) {
+        *self.shared.reply.lock() = reply;
     }
 
-    /// Lets the [held](Reply::Delayed) answers go, now and from now on.
-    pub fn release(&self) {
-        self.shared.released.push(());
+    /// Sends all [delayed](Reply::Delayed) responses. Later ones are sent immediately.
+    pub fn send_delayed(&self) {
+        self.shared.sends_delayed.push(());
     }
 
-    /// The requests so far.
+    /// Returns the requests received so far.
     pub fn requests(&self) -> Vec<ReceivedRequest> {
-        self.shared.requests.items()
+        self.shared.requests.events()
     }
 
-    /// Waits until there have been this many requests, and gives the last of them.
+    /// Waits for request `number`, counted from 1, and returns it.
     pub fn wait_for_request(&self, number: usize) -> ReceivedRequest {
-        let what = format!("request {number}");
-        self.shared.requests.wait_for(&what, |requests| requests.get(number - 1).cloned())
+        let description = format!("request {number}");
+        self.shared.requests.wait_for(&description, |requests| requests.get(number - 1).cloned())
     }
 
-    /// How many connections were made to it.
-    pub fn connections(&self) -> usize {
+    /// Returns the number of connections accepted so far.
+    pub fn connection_count(&self) -> usize {
         self.shared.accepted.load(Ordering::SeqCst)
     }
 
-    /// Waits until this many connections have ended.
-    pub fn wait_for_end_of_connection(&self, number: usize) {
-        self.shared
-            .closed
-            .wait_for("the end of a connection", |closed| (closed.len() >= number).then_some(()));
+    /// Waits until `count` connections have been closed.
+    pub fn wait_for_closed_connections(&self, count: usize) {
+        let is_reached = |closed: &[()]| (closed.len() >= count).then_some(());
+        self.shared.closed.wait_for(&format!("{count} closed connections"), is_reached);
     }
 }
 
 impl Drop for FakeServer {
     fn drop(&mut self) {
         let streams = {
-            let mut streams = self.shared.streams.lock().unwrap();
-            self.shared.ended.store(true, Ordering::SeqCst);
+            let mut streams = self.shared.streams.lock();
+            self.shared.is_stopped.store(true, Ordering::SeqCst);
             std::mem::take(&mut *streams)
         };
         for stream in streams {
             let _ = stream.shutdown(Shutdown::Both);
         }
-        self.shared.released.push(());
-        // Wakes the thread that accepts, which then closes the listener.
+        self.shared.sends_delayed.push(());
+        // Wakes the accepting thread, which then closes the listener.
         let _ = TcpStream::connect_timeout(&self.address, TEST_TIMEOUT);
     }
 }
 
 impl Shared {
-    /// Answers the requests of one connection until the script or the peer ends it.
+    /// Reacts to the requests of one connection until the reply or the client ends it.
     fn handle_connection(&self, stream: TcpStream) -> io::Result<()> {
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(TEST_TIMEOUT))?;
-        let mut out = stream.try_clone()?;
+        let mut output = stream.try_clone()?;
         let mut input = BufReader::new(stream);
-        while let Some(received) = read_request(&mut input)? {
-            let reply = self.reply.lock().unwrap().clone();
-            self.requests.push(received);
+        while let Some(request) = read_request(&mut input)? {
+            let reply = self.reply.lock().clone();
+            self.requests.push(request);
             match reply {
-                Reply::Json(status, body) => answer(&mut out, status, &body)?,
+                Reply::Json(status, body) => write_json(&mut output, status, &body)?,
                 Reply::Delayed(status, body) => {
-                    self.released
-                        .wait_for("the word to answer", |words| (!words.is_empty()).then_some(()));
-                    answer(&mut out, status, &body)?;
+                    self.sends_delayed.wait_for("a call of send_delayed", |calls| {
+                        (!calls.is_empty()).then_some(())
+                    });
+                    write_json(&mut output, status, &body)?;
                 }
                 Reply::Close(bytes) => {
-                    out.write_all(&bytes)?;
-                    return out.shutdown(Shutdown::Both);
+                    output.write_all(&bytes)?;
+                    return output.shutdown(Shutdown::Both);
                 }
                 Reply::Reset(bytes) => {
-                    out.write_all(&bytes)?;
-                    // Every handle has to go before the system sends the reset.
-                    self.forget(&out)?;
-                    return SockRef::from(&out).set_linger(Some(Duration::ZERO));
+                    output.write_all(&bytes)?;
+                    // The system sends the reset when the last handle is closed.
+                    self.remove_stream(&output)?;
+                    return SockRef::from(&output).set_linger(Some(Duration::ZERO));
                 }
                 Reply::Stall(bytes) => {
-                    out.write_all(&bytes)?;
+                    output.write_all(&bytes)?;
                     return io::copy(&mut input, &mut io::sink()).map(drop);
                 }
                 Reply::SlowBody(bytes) => {
-                    out.write_all(&bytes)?;
-                    // Far more often than any read could time out, were it each read that is timed.
-                    for _ in 0..TEST_TIMEOUT.as_millis() / 20 {
-                        out.write_all(b"x")?;
-                        thread::sleep(Duration::from_millis(20));
+                    output.write_all(&bytes)?;
+                    for _ in 0..TEST_TIMEOUT.as_millis() / SLOW_BODY_INTERVAL.as_millis() {
+                        output.write_all(b"x")?;
+                        thread::sleep(SLOW_BODY_INTERVAL);
                     }
                 }
                 Reply::EndlessBody(bytes) => {
-                    out.write_all(&bytes)?;
-                    let flood = [b'x'; 64 * 1024];
-                    // Bounded, so that a client that reads for ever fails its test and no more.
+                    output.write_all(&bytes)?;
+                    let block = [b'x'; 64 * 1024];
+                    // Limited to 4 GiB, so that a client that never stops reading fails its own test only.
                     for _ in 0..64 * 1024 {
-                        out.write_all(&flood)?;
+                        output.write_all(&block)?;
                     }
                 }
             }
@@ -226,32 +231,32 @@ impl Shared {
         Ok(())
     }
 
-    fn forget(&self, stream: &TcpStream) -> io::Result<()> {
+    fn remove_stream(&self, stream: &TcpStream) -> io::Result<()> {
         let peer = stream.peer_addr()?;
-        let mut streams = self.streams.lock().unwrap();
-        streams.retain(|other| other.peer_addr().is_ok_and(|other| other != peer));
+        self.streams.lock().retain(|other| other.peer_addr().is_ok_and(|other| other != peer));
         Ok(())
     }
 }
 
-fn answer(out: &mut impl Write, status: u16, body: &str) -> io::Result<()> {
+fn write_json(output: &mut impl Write, status: u16, body: &str) -> io::Result<()> {
     let length = body.len();
     write!(
-        out,
-        "HTTP/1.1 {status} Scripted\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+        output,
+        "HTTP/1.1 {status} Fake\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
     )
 }
 
-/// The next request; `None` where the peer has closed.
+/// Reads a request. Returns `None` if the client has closed the connection.
 fn read_request(input: &mut impl BufRead) -> io::Result<Option<ReceivedRequest>> {
+    const MAX_LINE_BYTES: u64 = 1024 * 1024;
     let mut line = String::new();
-    if input.take(1024 * 1024).read_line(&mut line)? == 0 {
+    if input.take(MAX_LINE_BYTES).read_line(&mut line)? == 0 {
         return Ok(None);
     }
     let mut headers: BTreeMap<String, String> = BTreeMap::new();
     loop {
         let mut header = String::new();
-        input.take(1024 * 1024).read_line(&mut header)?;
+        input.take(MAX_LINE_BYTES).read_line(&mut header)?;
         let Some((name, value)) = header.trim_end().split_once(':') else { break };
         let values = headers.entry(name.to_ascii_lowercase()).or_default();
         if !values.is_empty() {
@@ -263,69 +268,4 @@ fn read_request(input: &mut impl BufRead) -> io::Result<Option<ReceivedRequest>>
     let mut body = vec![0; length.unwrap_or(0)];
     input.read_exact(&mut body)?;
     Ok(Some(ReceivedRequest { line: line.trim_end().to_owned(), headers, body }))
-}
-
-/// A port where nobody listens, and nobody else can: connections are refused.
-#[derive(Debug)]
-pub struct ReservedPort(Socket);
-
-impl ReservedPort {
-    /// Takes a free port.
-    pub fn take() -> Self {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("make a socket");
-        socket.bind(&SocketAddr::from((own_loopback(), 0)).into()).expect("take a port");
-        Self(socket)
-    }
-
-    /// Leaves it to a program that is told to listen there.
-    pub fn leave(self) -> SocketAddr {
-        self.address()
-    }
-
-    /// Its address.
-    pub fn address(&self) -> SocketAddr {
-        self.0.local_addr().unwrap().as_socket().unwrap()
-    }
-
-    /// From now on this listens there.
-    pub fn listen(self) -> TcpListener {
-        self.0.listen(128).expect("listen");
-        self.0.into()
-    }
-
-    /// From now on a server listens there.
-    pub fn serve(self, reply: Reply) -> FakeServer {
-        FakeServer::serve(self.listen(), reply)
-    }
-}
-
-/// An address of this machine that no other test of the process uses, so that nobody takes the port
-/// while it is nobody's. Where 127.0.0.0/8 is not all ours, the common one has to do.
-fn own_loopback() -> [u8; 4] {
-    static TAKEN: AtomicU8 = AtomicU8::new(0);
-    if cfg!(target_os = "linux") {
-        let [.., high, low] = std::process::id().to_be_bytes();
-        [127, high | 0x80, low, TAKEN.fetch_add(1, Ordering::Relaxed)]
-    } else {
-        [127, 0, 0, 1]
-    }
-}
-
-/// A listener that accepts nobody and whose queue is full, so that a connection to it is neither
-/// made nor refused. The sockets hold it that way.
-#[cfg(target_os = "linux")]
-pub fn listener_with_full_backlog() -> (SocketAddr, Vec<Socket>) {
-    let ReservedPort(listener) = ReservedPort::take();
-    listener.listen(0).expect("listen");
-    let address = listener.local_addr().unwrap();
-    let mut sockets = vec![listener];
-    loop {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        let connected = socket.connect_timeout(&address, Duration::from_millis(200));
-        sockets.push(socket);
-        if connected.is_err() {
-            return (address.as_socket().unwrap(), sockets);
-        }
-        assert!(sockets.len() < 16, "the queue does not fill");
-    }
 }

@@ -1,4 +1,5 @@
-//! An HTTP/1.1 client for tests: it shows all of an answer, and sends what no other client would.
+//! Raw HTTP/1.1 client. It exposes the complete response and sends requests that other clients refuse to
+//! send.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -6,51 +7,60 @@ use std::time::{Duration, Instant};
 
 use crate::TEST_TIMEOUT;
 
-/// An answer, to its last byte.
+/// Complete HTTP response.
 #[derive(Debug, Clone)]
 pub struct Response {
-    /// The status.
+    /// Status code.
     pub status: u16,
-    /// The headers in their order, names in lower case.
+    /// Headers in the order received, names in lower case.
     pub headers: Vec<(String, String)>,
-    /// The body, decoded where it came in chunks.
+    /// Body, without chunked encoding.
     pub body: Vec<u8>,
-    /// From just before the connection was opened to the end of the body.
+    /// Time from just before the connection was opened until the end of the body.
     pub elapsed: Duration,
 }
 
 impl Response {
-    /// The value of a header.
+    /// Returns the value of a header.
     ///
     /// # Panics
-    /// Where it is there more than once.
+    /// If the header occurs more than once.
     pub fn header(&self, name: &str) -> Option<&str> {
         let mut values = self.headers.iter().filter(|(n, _)| n == name).map(|(_, v)| v.as_str());
         let value = values.next();
-        assert_eq!(values.next(), None, "{name} twice");
+        assert_eq!(values.next(), None, "duplicate header {name}");
         value
     }
 
-    /// The body as text.
+    /// Returns the body as text.
+    ///
+    /// # Panics
+    /// If the body is not valid UTF-8.
     pub fn text(&self) -> &str {
-        std::str::from_utf8(&self.body).expect("a body in UTF-8")
+        std::str::from_utf8(&self.body).expect("a UTF-8 body")
     }
 
-    /// The body as JSON.
+    /// Returns the body as JSON.
+    ///
+    /// # Panics
+    /// If the body is not valid JSON.
     pub fn json(&self) -> serde_json::Value {
-        serde_json::from_slice(&self.body).expect("a body in JSON")
+        serde_json::from_slice(&self.body).expect("a JSON body")
     }
 
-    /// The trace id that the answer names.
+    /// Returns the trace id from the header `x-trace-id`.
+    ///
+    /// # Panics
+    /// If the header is missing or its value is not a valid trace id.
     pub fn trace_id(&self) -> &str {
-        let id = self.header("x-trace-id").expect("x-trace-id");
+        let id = self.header("x-trace-id").expect("header x-trace-id");
         let is_hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
         assert!(id.len() == 32 && id.bytes().all(is_hex) && id != "0".repeat(32), "{id}");
         id
     }
 }
 
-/// A request in the making.
+/// HTTP request, sent without validation.
 #[derive(Debug, Clone)]
 pub struct Request {
     method: String,
@@ -60,54 +70,63 @@ pub struct Request {
 }
 
 impl Request {
-    /// `method` and `target` go on the wire as they are.
+    /// Creates a request without a body.
     pub fn new(method: &str, target: &str) -> Self {
         let (method, target) = (method.to_owned(), target.to_owned());
         Self { method, target, headers: Vec::new(), body: Vec::new() }
     }
 
-    /// One more header, as it is.
+    /// Adds a header.
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// A body.
+    /// Sets the body. A non-empty body is sent with a `Content-Length` header.
     pub fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
         self.body = body.into();
         self
     }
 
-    /// The bytes of it.
-    pub fn bytes(&self) -> Vec<u8> {
-        let mut head = format!("{} {} HTTP/1.1\r\nHost: test\r\n", self.method, self.target);
+    /// Returns the request as it is sent.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = format!("{} {} HTTP/1.1\r\nHost: test\r\n", self.method, self.target);
         for (name, value) in &self.headers {
-            head.push_str(&format!("{name}: {value}\r\n"));
+            bytes.push_str(&format!("{name}: {value}\r\n"));
         }
         if !self.body.is_empty() {
-            head.push_str(&format!("Content-Length: {}\r\n", self.body.len()));
+            bytes.push_str(&format!("Content-Length: {}\r\n", self.body.len()));
         }
-        head.push_str("\r\n");
-        [head.as_bytes(), &self.body].concat()
+        bytes.push_str("\r\n");
+        [bytes.as_bytes(), &self.body].concat()
     }
 
-    /// Sends it over a connection of its own.
+    /// Sends the request on a new connection and returns the connection without waiting for the response.
+    pub fn start(&self, address: SocketAddr) -> Connection {
+        let mut connection = Connection::open(address);
+        connection.send(&self.to_bytes());
+        connection
+    }
+
+    /// Sends the request on a new connection and reads the response.
     ///
     /// # Panics
-    /// Where there is no whole answer.
-    pub fn send(&self, to: SocketAddr) -> Response {
-        let mut connection = Connection::open(to);
-        connection.send(&self.bytes());
-        connection.answer_to(&self.method).unwrap_or_else(|error| panic!("{self:?}: {error}"))
+    /// If there is no complete response.
+    pub fn send(&self, address: SocketAddr) -> Response {
+        let mut connection = self.start(address);
+        connection.response_to(&self.method).unwrap_or_else(|error| panic!("{self:?}: {error}"))
     }
 }
 
-/// `GET target` over a connection of its own.
-pub fn get(from: SocketAddr, target: &str) -> Response {
-    Request::new("GET", target).send(from)
+/// Sends a `GET` request on a new connection and reads the response.
+///
+/// # Panics
+/// If there is no complete response.
+pub fn get(address: SocketAddr, target: &str) -> Response {
+    Request::new("GET", target).send(address)
 }
 
-/// A connection, for more than one request or less than one.
+/// Client connection for any sequence of complete or partial requests.
 #[derive(Debug)]
 pub struct Connection {
     stream: BufReader<TcpStream>,
@@ -115,52 +134,63 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects; nothing is sent.
-    pub fn open(to: SocketAddr) -> Self {
+    /// Connects to a server without sending anything.
+    ///
+    /// # Panics
+    /// If the connection cannot be established.
+    pub fn open(address: SocketAddr) -> Self {
         let opened = Instant::now();
-        let stream = TcpStream::connect_timeout(&to, TEST_TIMEOUT).expect("connect");
+        let stream = TcpStream::connect_timeout(&address, TEST_TIMEOUT).expect("connect");
         stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
         stream.set_write_timeout(Some(TEST_TIMEOUT)).unwrap();
         stream.set_nodelay(true).unwrap();
         Self { stream: BufReader::new(stream), opened }
     }
 
-    /// Sends bytes, or as many as the other side takes before it closes.
+    /// Sends bytes. Write errors are ignored, because a server may respond and close the connection before
+    /// it has read the whole request.
     pub fn send(&mut self, bytes: &[u8]) {
-        // A server may refuse a request before it has read all of it.
-        let _ = self.stream.get_mut().write_all(bytes);
+        let _ = self.try_send(bytes);
     }
 
-    /// Says that nothing more will be sent.
-    pub fn finish_sending(&mut self) {
+    /// Sends bytes.
+    ///
+    /// # Errors
+    /// If the server closes the connection or stops reading for [`TEST_TIMEOUT`].
+    pub fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.get_mut().write_all(bytes)
+    }
+
+    /// Shuts down the sending direction of the connection.
+    pub fn shutdown_write(&mut self) {
         let _ = self.stream.get_mut().shutdown(Shutdown::Write);
     }
 
-    /// Reads the answer to a request that was not HEAD.
+    /// Reads the response to a request other than `HEAD`.
     ///
     /// # Errors
-    /// Where the connection breaks off before the answer is whole, or what comes is no HTTP.
-    pub fn answer(&mut self) -> io::Result<Response> {
-        self.answer_to("GET")
+    /// If the connection ends before the response is complete or the response is not valid HTTP.
+    pub fn response(&mut self) -> io::Result<Response> {
+        self.response_to("GET")
     }
 
-    /// Reads the answer to a request of this method.
+    /// Reads the response to a request with this method.
     ///
     /// # Errors
-    /// As [`answer`](Self::answer).
-    pub fn answer_to(&mut self, method: &str) -> io::Result<Response> {
-        let line = self.line()?;
+    /// If the connection ends before the response is complete or the response is not valid HTTP.
+    pub fn response_to(&mut self, method: &str) -> io::Result<Response> {
+        let line = self.read_line()?;
         let status = line
             .strip_prefix("HTTP/1.1 ")
             .and_then(|rest| rest.get(..3)?.parse().ok())
-            .ok_or_else(|| bad(&line))?;
+            .ok_or_else(|| invalid_data(&line))?;
         let mut headers = Vec::new();
         loop {
-            let line = self.line()?;
+            let line = self.read_line()?;
             if line.is_empty() {
                 break;
             }
-            let (name, value) = line.split_once(':').ok_or_else(|| bad(&line))?;
+            let (name, value) = line.split_once(':').ok_or_else(|| invalid_data(&line))?;
             headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
         }
         let header = |name: &str| {
@@ -168,11 +198,11 @@ impl Connection {
         };
         let mut body = Vec::new();
         if method == "HEAD" || status == 204 || status == 304 {
-            // What the headers announce does not come.
+            // These responses have no body, even if the headers announce one.
         } else if header("transfer-encoding").is_some_and(|value| value == "chunked") {
-            self.chunks(&mut body)?;
+            self.read_chunks(&mut body)?;
         } else if let Some(length) = header("content-length") {
-            let length = length.parse().map_err(|_| bad(&length))?;
+            let length = length.parse().map_err(|_| invalid_data(&length))?;
             body.resize(length, 0);
             self.stream.read_exact(&mut body)?;
         } else {
@@ -181,24 +211,24 @@ impl Connection {
         Ok(Response { status, headers, body, elapsed: self.opened.elapsed() })
     }
 
-    /// Waits until the other side closes, and gives what came before that.
+    /// Reads until the server closes the connection.
     ///
     /// # Errors
-    /// Where it closes by a reset.
+    /// If the server resets the connection.
     pub fn read_to_end(&mut self) -> io::Result<Vec<u8>> {
-        let mut rest = Vec::new();
-        self.stream.read_to_end(&mut rest).map(|_| rest)
+        let mut bytes = Vec::new();
+        self.stream.read_to_end(&mut bytes).map(|_| bytes)
     }
 
-    fn chunks(&mut self, body: &mut Vec<u8>) -> io::Result<()> {
+    fn read_chunks(&mut self, body: &mut Vec<u8>) -> io::Result<()> {
         loop {
-            let line = self.line()?;
-            let length = usize::from_str_radix(&line, 16).map_err(|_| bad(&line))?;
+            let line = self.read_line()?;
+            let length = usize::from_str_radix(&line, 16).map_err(|_| invalid_data(&line))?;
             let start = body.len();
             body.resize(start + length, 0);
             self.stream.read_exact(&mut body[start..])?;
-            if !self.line()?.is_empty() {
-                return Err(bad("a chunk longer than it said"));
+            if !self.read_line()?.is_empty() {
+                return Err(invalid_data("chunk exceeds its announced length"));
             }
             if length == 0 {
                 return Ok(());
@@ -206,18 +236,15 @@ impl Connection {
         }
     }
 
-    fn line(&mut self) -> io::Result<String> {
+    fn read_line(&mut self) -> io::Result<String> {
         let mut line = String::new();
         self.stream.read_line(&mut line)?;
-        match line.strip_suffix("\r\n") {
-            Some(line) => Ok(line.to_owned()),
-            None => {
-                Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("broke off: {line:?}")))
-            }
-        }
+        line.strip_suffix("\r\n").map(str::to_owned).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::UnexpectedEof, format!("incomplete line: {line:?}"))
+        })
     }
 }
 
-fn bad(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("not HTTP: {what:?}"))
+fn invalid_data(data: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("invalid HTTP: {data:?}"))
 }

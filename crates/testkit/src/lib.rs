@@ -1,24 +1,24 @@
-//! What the tests share: real processes, real sockets, an OTLP receiver.
+//! Test support: child processes, a raw HTTP client, fake servers and an OTLP collector.
 //!
 //! | to | use |
 //! |---|---|
-//! | run a service as the process that people run | [`ProcessBuilder`], [`Process`] |
-//! | ask it something, also in ways no client would | [`http`] |
-//! | stand in for a service that misbehaves | [`FakeServer`] |
-//! | receive its spans | [`otlp::OtlpCollector`] |
-//! | read its log | [`LogLine`] |
-//! | read its metrics | [`prometheus::Page`] |
-//! | take every way out of the network from it | `network::in_isolated_network` (Linux) |
+//! | run a service as a child process | [`ProcessBuilder`], [`Process`] |
+//! | send requests, malformed ones included | [`http`] |
+//! | replace an upstream with one that misbehaves | [`FakeServer`] |
+//! | receive spans | [`otlp::OtlpCollector`] |
+//! | read log lines | [`LogLine`] |
+//! | read metrics | [`prometheus::Page`] |
+//! | run a test without a network | `network::in_isolated_network` (Linux) |
 //!
-//! Nothing here sleeps to let something happen: what has to happen is waited for on a [`EventLog`], and
-//! a wait that takes longer than [`TEST_TIMEOUT`] fails the test with all that did happen. Ports are the
-//! system's choice, addresses are loopback, and what a test starts ends with it.
+//! Tests wait for events ([`EventLog`]) or conditions ([`wait_until`]) and fail after [`TEST_TIMEOUT`].
+//! They never sleep to let something happen. Ports are chosen by the system, addresses are loopback, and
+//! processes and servers stop when their handles are dropped.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test that cannot go on fails"
+    reason = "a failed assumption fails the test"
 )]
 
 use std::time::Duration;
@@ -32,18 +32,22 @@ pub mod network;
 pub mod otlp;
 mod process;
 pub mod prometheus;
+mod reserved_port;
 #[cfg(feature = "tls")]
 mod tls;
+mod wait;
 
 pub use event_log::EventLog;
-#[cfg(target_os = "linux")]
-pub use fake_server::listener_with_full_backlog;
-pub use fake_server::{FakeServer, ReceivedRequest, Reply, ReservedPort};
+pub use fake_server::{FakeServer, ReceivedRequest, Reply};
 pub use logfmt::LogLine;
 pub use process::{Process, ProcessBuilder, ProcessOutput, Stdout};
+pub use reserved_port::ReservedPort;
+#[cfg(target_os = "linux")]
+pub use reserved_port::listener_with_full_backlog;
 #[cfg(feature = "tls")]
 pub use tls::TlsProxy;
+pub use wait::{wait_until, wait_until_refused};
 
-/// How long anything is waited for before the test fails. Long, since only a failing test waits that
-/// long, and a loaded machine is no failure.
+/// Maximum time that a test waits for anything. Generous, because only a failing test waits that long
+/// and a loaded machine must not fail one.
 pub const TEST_TIMEOUT: Duration = Duration::from_secs(30);

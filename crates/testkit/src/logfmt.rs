@@ -1,35 +1,35 @@
-//! A log line, read as strictly as it was promised.
+//! Strict parser for log lines.
 
 use std::ops::Index;
 
-/// One line of a log, in logfmt or JSON.
+/// Log line in logfmt or JSON.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogLine {
-    /// Its fields in their order, the values decoded; the time is the field `ts`.
+    /// Fields in the order of the line, with decoded values. The timestamp is the field `ts`.
     pub fields: Vec<(String, String)>,
 }
 
 impl LogLine {
-    /// Reads a line: `TIME key=value key="quoted value" …`, or one JSON object of strings and
-    /// numbers.
+    /// Parses `TIME key=value key="quoted value" …` or a JSON object of strings, numbers and booleans.
     ///
     /// # Panics
-    /// Where the line is no legal one, or has a field twice.
+    /// If the line is malformed or a field occurs twice.
     pub fn parse(line: &str) -> Self {
-        let read = if line.starts_with('{') { parse_json(line) } else { parse_logfmt(line) };
-        let fields = read.unwrap_or_else(|| panic!("not a log line: {line:?}"));
-        for (at, (key, _)) in fields.iter().enumerate() {
-            assert!(!fields[..at].iter().any(|(earlier, _)| earlier == key), "{key} twice: {line}");
+        let parsed = if line.starts_with('{') { parse_json(line) } else { parse_logfmt(line) };
+        let fields = parsed.unwrap_or_else(|| panic!("malformed log line: {line:?}"));
+        for (index, (key, _)) in fields.iter().enumerate() {
+            let is_duplicate = fields[..index].iter().any(|(earlier, _)| earlier == key);
+            assert!(!is_duplicate, "duplicate field {key}: {line}");
         }
         Self { fields }
     }
 
-    /// The value of a field.
+    /// Returns the value of a field.
     pub fn get(&self, key: &str) -> Option<&str> {
         self.fields.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str())
     }
 
-    /// The names of the fields in their order.
+    /// Returns the field names in the order of the line.
     pub fn keys(&self) -> Vec<&str> {
         self.fields.iter().map(|(key, _)| key.as_str()).collect()
     }
@@ -38,7 +38,7 @@ impl LogLine {
 impl Index<&str> for LogLine {
     type Output = str;
     fn index(&self, key: &str) -> &str {
-        self.get(key).unwrap_or_else(|| panic!("no {key} in {self:?}"))
+        self.get(key).unwrap_or_else(|| panic!("no field {key} in {self:?}"))
     }
 }
 
@@ -57,7 +57,7 @@ fn parse_logfmt(line: &str) -> Option<Vec<(String, String)>> {
         return None;
     }
     let (time, mut rest) = line.split_once(' ')?;
-    if !is_time(time) {
+    if !is_timestamp(time) {
         return None;
     }
     let mut fields = vec![("ts".to_owned(), time.to_owned())];
@@ -67,7 +67,8 @@ fn parse_logfmt(line: &str) -> Option<Vec<(String, String)>> {
         if key.is_empty() || !key.chars().all(is_key) {
             return None;
         }
-        let (value, after) = if after.starts_with('"') { quoted(after)? } else { bare(after)? };
+        let (value, after) =
+            if after.starts_with('"') { split_quoted(after)? } else { split_bare(after)? };
         fields.push((key.to_owned(), value));
         match after.strip_prefix(' ') {
             Some(after) => rest = after,
@@ -77,27 +78,27 @@ fn parse_logfmt(line: &str) -> Option<Vec<(String, String)>> {
     }
 }
 
-/// A value without quotes and what comes after it.
-fn bare(text: &str) -> Option<(String, &str)> {
+/// Splits `text` after a value without quotes.
+fn split_bare(text: &str) -> Option<(String, &str)> {
     let (value, after) = text.split_at(text.find(' ').unwrap_or(text.len()));
-    let legal = !value.is_empty() && !value.contains(['"', '=', '\\']);
-    legal.then(|| (value.to_owned(), after))
+    let is_valid = !value.is_empty() && !value.contains(['"', '=', '\\']);
+    is_valid.then(|| (value.to_owned(), after))
 }
 
-/// A value in quotes, with JSON's escapes, and what comes after it.
-fn quoted(text: &str) -> Option<(String, &str)> {
-    let mut escaped = false;
+/// Splits `text` after a value in quotes, which has JSON escapes.
+fn split_quoted(text: &str) -> Option<(String, &str)> {
+    let mut is_escaped = false;
     let end = text.bytes().skip(1).position(|byte| {
-        let ends = byte == b'"' && !escaped;
-        escaped = byte == b'\\' && !escaped;
-        ends
+        let is_end = byte == b'"' && !is_escaped;
+        is_escaped = byte == b'\\' && !is_escaped;
+        is_end
     })?;
     let (value, after) = text.split_at(end + 2);
     Some((serde_json::from_str(value).ok()?, after))
 }
 
-/// `2026-02-04T21:10:32.760Z`
-fn is_time(text: &str) -> bool {
+/// Returns `true` for timestamps like `2026-02-04T21:10:32.760Z`.
+fn is_timestamp(text: &str) -> bool {
     text.len() == 24
         && text.bytes().zip(b"0000-00-00T00:00:00.000Z").all(|(byte, pattern)| match pattern {
             b'0' => byte.is_ascii_digit(),
@@ -112,7 +113,7 @@ mod tests {
     const TIME: &str = "2026-02-04T21:10:32.760Z";
 
     #[test]
-    fn fields_are_read_in_their_order() {
+    fn parses_fields_in_order() {
         let line = LogLine::parse(&format!(r#"{TIME} level=info msg="a \"b\" c\n=" n=3"#));
         assert_eq!(line.keys(), ["ts", "level", "msg", "n"]);
         assert_eq!(&line["msg"], "a \"b\" c\n=");
@@ -121,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_log_line_is_not_read_as_one() {
+    fn rejects_malformed_lines() {
         for rest in ["", "level", "a=b=c", "a=", "a=\"b", "a=\"b\"c=d", "a=b  c=d", "a=b\tc", "=b"]
         {
             assert_eq!(parse_logfmt(&format!("{TIME} {rest}")), None, "{rest:?}");

@@ -1,9 +1,9 @@
-//! A backend that takes spans over OTLP, gRPC and http/protobuf, and shows them to the test.
+//! OTLP collector for traces over gRPC and http/protobuf.
 
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -21,13 +21,14 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::tonic::trace::v1 as wire;
+use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::oneshot;
 use tonic::codec::CompressionEncoding;
 
 use crate::EventLog;
 
-/// How spans are sent: the values of `OTEL_EXPORTER_OTLP_PROTOCOL`.
+/// OTLP protocol, a value of `OTEL_EXPORTER_OTLP_PROTOCOL`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
     /// `grpc`
@@ -37,7 +38,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// The value of the variable.
+    /// Returns the value of `OTEL_EXPORTER_OTLP_PROTOCOL`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Grpc => "grpc",
@@ -46,105 +47,104 @@ impl Protocol {
     }
 }
 
-/// One export, as it arrived.
+/// Export request that the collector accepted.
 #[derive(Debug, Clone)]
 pub struct Export {
-    /// How.
+    /// Protocol of the request.
     pub protocol: Protocol,
-    /// The headers, or gRPC's metadata.
+    /// HTTP headers or gRPC metadata.
     pub headers: BTreeMap<String, String>,
-    /// What, but for the spans that were [rejected](Behavior::Reject).
+    /// Spans, without those that were [rejected](Behavior::Reject).
     pub spans: Vec<Span>,
 }
 
-/// A span, with the resource it is of.
+/// Span with its resource.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Span {
-    /// 32 hex digits.
+    /// Trace id, 32 hex digits.
     pub trace_id: String,
-    /// 16 hex digits.
+    /// Span id, 16 hex digits.
     pub span_id: String,
-    /// 16 hex digits, empty for a root.
+    /// Span id of the parent, 16 hex digits; empty for a root span.
     pub parent_span_id: String,
-    /// `tracestate` as it was passed on.
+    /// `tracestate` header.
     pub trace_state: String,
-    /// The name.
+    /// Span name.
     pub name: String,
-    /// `server`, `client` or `internal`.
+    /// `server`, `client`, `internal` or `other`.
     pub kind: &'static str,
-    /// The attributes with their types.
+    /// Attributes with their types.
     pub attributes: BTreeMap<String, serde_json::Value>,
-    /// `error` where the status says so, `ok`, or empty.
+    /// `error`, `ok`, or empty if the status is unset.
     pub status: &'static str,
-    /// What the status says beside that.
+    /// Description of the status.
     pub status_message: String,
-    /// What the spans say of their process.
+    /// Resource attributes.
     pub resource: BTreeMap<String, serde_json::Value>,
-    /// From start to end, in nanoseconds.
+    /// Time from start to end in nanoseconds.
     pub duration_ns: u64,
 }
 
 impl Span {
-    /// The name of the service it is of.
+    /// Returns the service name from the resource.
     pub fn service(&self) -> &str {
         self.resource.get("service.name").and_then(|name| name.as_str()).unwrap_or_default()
     }
 }
 
-/// What the backend does with an export.
+/// Reaction of the collector to an export request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Behavior {
-    /// It takes it.
+    /// Accepts all spans.
     Accept,
-    /// It takes it, after this while.
-    TakeAfter(Duration),
-    /// It takes it but for so many of its spans, which is what it says whatever it was sent.
+    /// Accepts all spans after a delay.
+    AcceptAfter(Duration),
+    /// Reports a partial success with this number of rejected spans, however many were sent.
     Reject(i64),
-    /// It refuses it, with a status of gRPC's or of HTTP's.
+    /// Fails the request.
     Fail {
-        /// Such as 14, `UNAVAILABLE`.
+        /// gRPC status code, such as 14 (`UNAVAILABLE`).
         grpc: i32,
-        /// Such as 503.
+        /// HTTP status code, such as 503.
         http: u16,
     },
-    /// It takes one and refuses the next (`INVALID_ARGUMENT`, 400), and so on.
+    /// Accepts and fails requests in turn. Failures have the status `INVALID_ARGUMENT` or 400.
     AlternateFailure {
-        /// Whether it refuses this one.
-        refuse: bool,
+        /// Selects failure for the next request.
+        fail_next: bool,
     },
 }
 
-/// The backend; it ends when it is dropped.
+/// OTLP collector. Dropping it closes its listeners.
 #[derive(Debug)]
 pub struct OtlpCollector {
     grpc: SocketAddr,
     http: SocketAddr,
-    exports: EventLog<Export>,
-    manner: Arc<Mutex<Behavior>>,
+    state: CollectorState,
     _stop: oneshot::Sender<()>,
 }
 
 impl OtlpCollector {
-    /// Listens on two free ports.
+    /// Starts a collector on two free ports.
     pub fn start() -> Self {
         let listen = || std::net::TcpListener::bind("127.0.0.1:0").expect("listen");
-        Self::serve(listen(), listen())
+        Self::start_on(listen(), listen())
     }
 
-    /// Listens on these.
-    pub fn serve(grpc: std::net::TcpListener, http: std::net::TcpListener) -> Self {
-        let exports = EventLog::default();
-        let manner = Arc::new(Mutex::new(Behavior::Accept));
-        let inbox = CollectorState { exports: exports.clone(), manner: Arc::clone(&manner) };
-        let (stop, stopped) = oneshot::channel();
+    /// Starts a collector on these listeners.
+    pub fn start_on(grpc: std::net::TcpListener, http: std::net::TcpListener) -> Self {
         for listener in [&grpc, &http] {
             listener.set_nonblocking(true).unwrap();
         }
-        let receiver = Self {
+        let state = CollectorState {
+            exports: EventLog::default(),
+            behavior: Arc::new(Mutex::new(Behavior::Accept)),
+        };
+        let (stop, stopped) = oneshot::channel();
+        let collector = Self {
             grpc: grpc.local_addr().unwrap(),
             http: http.local_addr().unwrap(),
-            exports,
-            manner,
+            state: state.clone(),
             _stop: stop,
         };
         thread::spawn(move || {
@@ -152,16 +152,16 @@ impl OtlpCollector {
                 tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 tokio::select! {
-                    () = serve_grpc(grpc, inbox.clone()) => {}
-                    () = serve_http(http, inbox) => {}
+                    () = serve_grpc(grpc, state.clone()) => {}
+                    () = serve_http(http, state) => {}
                     _ = stopped => {}
                 }
             });
         });
-        receiver
+        collector
     }
 
-    /// Where it takes this protocol.
+    /// Returns the address of the listener for `protocol`.
     pub fn address(&self, protocol: Protocol) -> SocketAddr {
         match protocol {
             Protocol::Grpc => self.grpc,
@@ -169,48 +169,54 @@ impl OtlpCollector {
         }
     }
 
-    /// The variables that send a service's spans here, without delay.
+    /// Returns the endpoint URL for `protocol`.
+    pub fn endpoint(&self, protocol: Protocol) -> String {
+        format!("http://{}", self.address(protocol))
+    }
+
+    /// Returns the environment variables that make a service export its spans to this collector without
+    /// delay.
     pub fn variables(&self, protocol: Protocol) -> [(&'static str, String); 3] {
         [
-            ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", self.address(protocol))),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", self.endpoint(protocol)),
             ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol.name().to_owned()),
             ("OTEL_BSP_SCHEDULE_DELAY", "10".to_owned()),
         ]
     }
 
-    /// From the next export on, this is its manner.
-    pub fn set_behavior(&self, manner: Behavior) {
-        *self.manner.lock().unwrap_or_else(PoisonError::into_inner) = manner;
+    /// Sets the reaction to all further export requests.
+    pub fn set_behavior(&self, behavior: Behavior) {
+        *self.state.behavior.lock() = behavior;
     }
 
-    /// The exports so far.
+    /// Returns the exports received so far.
     pub fn exports(&self) -> Vec<Export> {
-        self.exports.items()
+        self.state.exports.events()
     }
 
-    /// The spans so far.
+    /// Returns the spans received so far.
     pub fn spans(&self) -> Vec<Span> {
         self.exports().into_iter().flat_map(|export| export.spans).collect()
     }
 
-    /// Waits until a trace has this many spans, and gives them, parents first.
+    /// Waits until `count` spans of a trace have arrived and returns them, parents first.
     ///
     /// # Panics
-    /// Where it has more, or where they are not one tree.
-    pub fn wait_for_trace(&self, trace_id: &str, spans: usize) -> Vec<Span> {
-        let what = format!("{spans} spans of trace {trace_id}");
-        let mut found = self.exports.wait_for(&what, |exports| {
+    /// If more spans have arrived or their parents form a cycle.
+    pub fn wait_for_trace(&self, trace_id: &str, count: usize) -> Vec<Span> {
+        let description = format!("{count} spans of trace {trace_id}");
+        let mut spans = self.state.exports.wait_for(&description, |exports| {
             let all = exports.iter().flat_map(|export| &export.spans);
-            let found: Vec<_> = all.filter(|span| span.trace_id == trace_id).cloned().collect();
-            (found.len() >= spans).then_some(found)
+            let spans: Vec<_> = all.filter(|span| span.trace_id == trace_id).cloned().collect();
+            (spans.len() >= count).then_some(spans)
         });
-        assert_eq!(found.len(), spans, "more than {what}: {found:#?}");
+        assert_eq!(spans.len(), count, "more than {description}: {spans:#?}");
         let mut ordered: Vec<Span> = Vec::new();
-        while !found.is_empty() {
-            let is_next =
-                |span: &Span| !found.iter().any(|other| other.span_id == span.parent_span_id);
-            let next = found.iter().position(is_next).expect("spans without a circle");
-            ordered.push(found.remove(next));
+        while !spans.is_empty() {
+            let has_no_parent_left =
+                |span: &Span| !spans.iter().any(|other| other.span_id == span.parent_span_id);
+            let next = spans.iter().position(has_no_parent_left).expect("spans without a cycle");
+            ordered.push(spans.remove(next));
         }
         ordered
     }
@@ -219,59 +225,57 @@ impl OtlpCollector {
 #[derive(Debug, Clone)]
 struct CollectorState {
     exports: EventLog<Export>,
-    manner: Arc<Mutex<Behavior>>,
+    behavior: Arc<Mutex<Behavior>>,
 }
 
 impl CollectorState {
-    /// Waits where that is its manner, and says what is answered or how the export is refused.
-    async fn receive(&self) -> Result<ExportTraceServiceResponse, (i32, u16)> {
-        let mut answer = ExportTraceServiceResponse::default();
-        let delay = {
-            let mut manner = self.manner.lock().unwrap_or_else(PoisonError::into_inner);
-            match *manner {
-                Behavior::Accept => Duration::ZERO,
-                Behavior::TakeAfter(delay) => delay,
-                Behavior::Reject(rejected_spans) => {
-                    let error_message = "not these".to_owned();
-                    answer.partial_success =
-                        Some(ExportTracePartialSuccess { rejected_spans, error_message });
-                    Duration::ZERO
-                }
-                Behavior::Fail { grpc, http } => return Err((grpc, http)),
-                Behavior::AlternateFailure { refuse } => {
-                    *manner = Behavior::AlternateFailure { refuse: !refuse };
-                    if refuse {
-                        return Err((3, 400));
-                    }
-                    Duration::ZERO
-                }
+    /// Applies the behavior to a request. Returns the response, or the gRPC and HTTP status of a failure.
+    async fn respond(&self) -> Result<ExportTraceServiceResponse, (i32, u16)> {
+        let mut response = ExportTraceServiceResponse::default();
+        let behavior = {
+            let mut current = self.behavior.lock();
+            let behavior = *current;
+            if let Behavior::AlternateFailure { fail_next } = &mut *current {
+                *fail_next = !*fail_next;
             }
+            behavior
         };
-        tokio::time::sleep(delay).await;
-        Ok(answer)
+        match behavior {
+            Behavior::Accept | Behavior::AlternateFailure { fail_next: false } => {}
+            Behavior::AcceptAfter(delay) => tokio::time::sleep(delay).await,
+            Behavior::Reject(rejected_spans) => {
+                let error_message = "not these".to_owned();
+                response.partial_success =
+                    Some(ExportTracePartialSuccess { rejected_spans, error_message });
+            }
+            Behavior::Fail { grpc, http } => return Err((grpc, http)),
+            Behavior::AlternateFailure { fail_next: true } => return Err((3, 400)),
+        }
+        Ok(response)
     }
 
-    fn take(
+    fn record(
         &self,
         protocol: Protocol,
         headers: BTreeMap<String, String>,
         request: ExportTraceServiceRequest,
-        answer: &ExportTraceServiceResponse,
+        response: &ExportTraceServiceResponse,
     ) {
-        let spans = request.resource_spans.into_iter().flat_map(|of_resource| {
-            let resource = of_resource.resource.unwrap_or_default().attributes;
-            let spans = of_resource.scope_spans.into_iter().flat_map(|of_scope| of_scope.spans);
-            spans.map(move |span| read(span, &resource)).collect::<Vec<_>>()
+        let spans = request.resource_spans.into_iter().flat_map(|resource_spans| {
+            let resource = resource_spans.resource.unwrap_or_default().attributes;
+            let spans = resource_spans.scope_spans.into_iter().flat_map(|scope| scope.spans);
+            spans.map(move |span| convert_span(span, &resource)).collect::<Vec<_>>()
         });
-        let rejected = answer.partial_success.as_ref().map_or(0, |partial| partial.rejected_spans);
+        let partial_success = response.partial_success.as_ref();
+        let rejected = partial_success.map_or(0, |partial| partial.rejected_spans);
         let spans = spans.skip(usize::try_from(rejected).unwrap_or(0)).collect();
         self.exports.push(Export { protocol, headers, spans });
     }
 }
 
-async fn serve_grpc(listener: std::net::TcpListener, inbox: CollectorState) {
+async fn serve_grpc(listener: std::net::TcpListener, state: CollectorState) {
     let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-    let service = TraceServiceServer::new(inbox)
+    let service = TraceServiceServer::new(state)
         .accept_compressed(CompressionEncoding::Gzip)
         .send_compressed(CompressionEncoding::Gzip);
     let incoming = tonic::transport::server::TcpIncoming::from(listener);
@@ -288,37 +292,37 @@ impl TraceService for CollectorState {
         &self,
         request: tonic::Request<ExportTraceServiceRequest>,
     ) -> Result<tonic::Response<ExportTraceServiceResponse>, tonic::Status> {
-        let refused = |(code, _): (i32, _)| tonic::Status::new(code.into(), "refused");
-        let answer = self.receive().await.map_err(refused)?;
+        let status = |(code, _): (i32, _)| tonic::Status::new(code.into(), "refused");
+        let response = self.respond().await.map_err(status)?;
         let headers = text_headers(&request.metadata().clone().into_headers());
-        self.take(Protocol::Grpc, headers, request.into_inner(), &answer);
-        Ok(tonic::Response::new(answer))
+        self.record(Protocol::Grpc, headers, request.into_inner(), &response);
+        Ok(tonic::Response::new(response))
     }
 }
 
-async fn serve_http(listener: std::net::TcpListener, inbox: CollectorState) {
+async fn serve_http(listener: std::net::TcpListener, state: CollectorState) {
     let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-    let router = Router::new().route("/v1/traces", post(export_http)).with_state(inbox);
+    let router = Router::new().route("/v1/traces", post(export_http)).with_state(state);
     axum::serve(listener, router).await.expect("serve OTLP over HTTP");
 }
 
 async fn export_http(
-    State(inbox): State<CollectorState>,
+    State(state): State<CollectorState>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Vec<u8>, StatusCode> {
-    let refused = |(_, status)| StatusCode::from_u16(status).unwrap();
-    let answer = inbox.receive().await.map_err(refused)?;
+    let status = |(_, status)| StatusCode::from_u16(status).unwrap();
+    let response = state.respond().await.map_err(status)?;
     let mut bytes = body.to_vec();
     if headers.get("content-encoding").is_some_and(|encoding| encoding == "gzip") {
         bytes.clear();
-        let unpacked = flate2::read::GzDecoder::new(&*body).read_to_end(&mut bytes);
-        unpacked.map_err(|_| StatusCode::BAD_REQUEST)?;
+        let decompressed = flate2::read::GzDecoder::new(&*body).read_to_end(&mut bytes);
+        decompressed.map_err(|_| StatusCode::BAD_REQUEST)?;
     }
     let request = ExportTraceServiceRequest::decode(&*bytes);
     let request = request.map_err(|_| StatusCode::BAD_REQUEST)?;
-    inbox.take(Protocol::HttpProtobuf, text_headers(&headers), request, &answer);
-    Ok(answer.encode_to_vec())
+    state.record(Protocol::HttpProtobuf, text_headers(&headers), request, &response);
+    Ok(response.encode_to_vec())
 }
 
 fn text_headers(headers: &HeaderMap) -> BTreeMap<String, String> {
@@ -326,7 +330,7 @@ fn text_headers(headers: &HeaderMap) -> BTreeMap<String, String> {
     headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect()
 }
 
-fn read(span: wire::Span, resource: &[KeyValue]) -> Span {
+fn convert_span(span: wire::Span, resource: &[KeyValue]) -> Span {
     let status = span.status.clone().unwrap_or_default();
     Span {
         trace_id: hex(&span.trace_id),
@@ -350,7 +354,7 @@ fn read(span: wire::Span, resource: &[KeyValue]) -> Span {
         duration_ns: span
             .end_time_unix_nano
             .checked_sub(span.start_time_unix_nano)
-            .expect("an end after the start"),
+            .expect("a span that ends after its start"),
         name: span.name,
     }
 }
@@ -358,19 +362,21 @@ fn read(span: wire::Span, resource: &[KeyValue]) -> Span {
 fn attributes(list: &[KeyValue]) -> BTreeMap<String, serde_json::Value> {
     let mut attributes = BTreeMap::new();
     for KeyValue { key, value, .. } in list {
-        let twice = attributes.insert(key.clone(), json(value.as_ref()));
-        assert_eq!(twice, None, "an attribute twice: {key}");
+        let previous = attributes.insert(key.clone(), to_json(value.as_ref()));
+        assert_eq!(previous, None, "duplicate attribute {key}");
     }
     attributes
 }
 
-fn json(value: Option<&AnyValue>) -> serde_json::Value {
+fn to_json(value: Option<&AnyValue>) -> serde_json::Value {
     match value.and_then(|value| value.value.as_ref()) {
         Some(Value::StringValue(text)) => text.as_str().into(),
         Some(Value::IntValue(number)) => (*number).into(),
         Some(Value::DoubleValue(number)) => (*number).into(),
-        Some(Value::BoolValue(yes)) => (*yes).into(),
-        Some(Value::ArrayValue(array)) => array.values.iter().map(|v| json(Some(v))).collect(),
+        Some(Value::BoolValue(value)) => (*value).into(),
+        Some(Value::ArrayValue(array)) => {
+            array.values.iter().map(|value| to_json(Some(value))).collect()
+        }
         other => format!("{other:?}").into(),
     }
 }

@@ -1,7 +1,7 @@
-//! A program as the process that people run: started, read, signalled, and ended with the test.
+//! Child processes: starting, reading output, sending signals, stopping.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -12,23 +12,25 @@ use shared_child::SharedChild;
 
 use crate::{EventLog, LogLine, TEST_TIMEOUT, http, prometheus};
 
-/// What a process needs from its surroundings to run at all. Everything else of the environment, such
-/// as `OTEL_*` and `RUST_LOG`, is the test's to set.
+/// Environment variables that child processes inherit. A test sets all others explicitly, so that the
+/// `OTEL_*` and `RUST_LOG` variables of a shell cannot change its result.
 const INHERITED: [&str; 6] =
     ["PATH", "SYSTEMROOT", "TMPDIR", "TEMP", "LD_LIBRARY_PATH", "LLVM_PROFILE_FILE"];
 
-/// What becomes of a process's stdout.
+/// Handling of a process's stdout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stdout {
-    /// It is read to the end.
+    /// Every line is kept.
     Read,
-    /// After the first line nobody reads it, but it stays open.
-    StuckAfterFirstLine,
-    /// After the first line the reading end is closed.
-    ClosedAfterFirstLine,
+    /// Every line is read, but only the first is kept.
+    DiscardAfterFirstLine,
+    /// The pipe is neither read nor closed after the first line.
+    BlockAfterFirstLine,
+    /// The pipe is closed after the first line.
+    CloseAfterFirstLine,
 }
 
-/// A process about to be started.
+/// Builder of a [`Process`].
 #[derive(Debug)]
 pub struct ProcessBuilder {
     command: Command,
@@ -36,7 +38,8 @@ pub struct ProcessBuilder {
 }
 
 impl ProcessBuilder {
-    /// The program at `path`, with an empty environment but for [`env`](Self::env), on a free port.
+    /// Creates a builder for the executable at `path`. `LISTEN_ADDR` selects a free port, and no other
+    /// setting is inherited.
     pub fn new(path: impl AsRef<OsStr>) -> Self {
         let mut command = Command::new(path);
         command.env_clear();
@@ -45,257 +48,291 @@ impl ProcessBuilder {
         Self { command, stdout: Stdout::Read }
     }
 
-    /// An example of the package that is tested, as `cargo test` has built it.
+    /// Creates a builder for an example of the package under test.
     ///
     /// # Panics
-    /// Where it is not there.
+    /// If the example has not been built.
     pub fn example(name: &str) -> Self {
-        let test = std::env::current_exe().expect("the path of this test's program");
+        let test = std::env::current_exe().expect("path of the test binary");
         let directory = test.parent().and_then(|deps| deps.parent()).expect("a target directory");
         let path = directory.join("examples").join(name);
-        assert!(path.exists(), "{path:?}: cargo build --examples");
+        assert!(path.exists(), "{path:?} is missing; run `cargo build --examples`");
         Self::new(path)
     }
 
-    /// One more word on the command line.
+    /// Adds a command-line argument.
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
         self.command.arg(arg);
         self
     }
 
-    /// Sets a variable.
+    /// Adds several command-line arguments.
+    pub fn args(mut self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        self.command.args(args);
+        self
+    }
+
+    /// Sets an environment variable.
     pub fn env(mut self, variable: &str, value: impl AsRef<OsStr>) -> Self {
         self.command.env(variable, value);
         self
     }
 
-    /// Sets several.
+    /// Sets several environment variables.
     pub fn envs<V: Into<OsString>>(
         mut self,
         variables: impl IntoIterator<Item = (&'static str, V)>,
     ) -> Self {
-        let variables = variables.into_iter().map(|(variable, value)| (variable, value.into()));
-        self.command.envs(variables);
+        self.command.envs(variables.into_iter().map(|(name, value)| (name, value.into())));
         self
     }
 
-    /// Takes a variable away again.
-    pub fn unset(mut self, variable: &str) -> Self {
+    /// Unsets an environment variable.
+    pub fn env_remove(mut self, variable: &str) -> Self {
         self.command.env_remove(variable);
         self
     }
 
-    /// What becomes of its stdout; it is read unless told otherwise.
+    /// Sets the handling of stdout. The default is [`Stdout::Read`].
     pub fn stdout(mut self, stdout: Stdout) -> Self {
         self.stdout = stdout;
         self
     }
 
-    /// Starts it.
+    /// Starts the process.
+    ///
+    /// # Panics
+    /// If the executable cannot be started.
     pub fn start(mut self) -> Process {
         self.command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let child = Arc::new(SharedChild::spawn(&mut self.command).expect("start a process"));
+        let child = SharedChild::spawn(&mut self.command)
+            .unwrap_or_else(|error| panic!("cannot start {:?}: {error}", self.command));
+        let child = Arc::new(child);
         let (stdout, stderr) = (EventLog::default(), EventLog::default());
         let readers = [
-            read(child.take_stdout().unwrap(), &stdout, self.stdout, &child),
-            read(child.take_stderr().unwrap(), &stderr, Stdout::Read, &child),
+            read_lines(child.take_stdout().unwrap(), &stdout, self.stdout, &child),
+            read_lines(child.take_stderr().unwrap(), &stderr, Stdout::Read, &child),
         ];
-        let ended = EventLog::default();
-        let waiter = (Arc::clone(&child), ended.clone());
+        let exit = EventLog::default();
+        let waiter = (Arc::clone(&child), exit.clone());
         thread::spawn(move || {
-            let (child, ended) = waiter;
+            let (child, exit) = waiter;
             let status = child.wait().expect("wait for a process");
-            // Its end counts from when all that it said was read.
+            // `Process::wait` returns all output, so the exit is reported after the last line.
             for reader in readers {
                 let _ = reader.join();
             }
-            ended.push(status.code());
+            exit.push(status.code());
         });
-        Process { child, stdout, stderr, ended }
+        Process { child, stdout, stderr, exit }
     }
 
-    /// Starts it and waits until it listens.
+    /// Starts the process and waits until it logs its address.
     pub fn serve(self) -> Process {
         let process = self.start();
         process.address();
         process
     }
 
-    /// Starts it and waits until it ends by itself.
+    /// Starts the process and waits until it exits.
     pub fn run_to_exit(self) -> ProcessOutput {
         self.start().wait()
     }
 }
 
-/// Reads lines onto the board.
-fn read(
-    from: impl Read + Send + 'static,
-    board: &EventLog<String>,
+/// Reads lines into `lines` on a new thread.
+fn read_lines(
+    pipe: impl Read + Send + 'static,
+    lines: &EventLog<String>,
     stdout: Stdout,
     child: &Arc<SharedChild>,
 ) -> thread::JoinHandle<()> {
-    let (board, child) = (board.clone(), Arc::clone(child));
+    let (lines, child) = (lines.clone(), Arc::clone(child));
+    // A larger buffer would take more than the first line out of a pipe that must fill up.
+    let capacity = if stdout == Stdout::BlockAfterFirstLine { 1 } else { 8192 };
     thread::spawn(move || {
-        let mut from =
-            BufReader::with_capacity(if stdout == Stdout::Read { 8192 } else { 1 }, from);
+        let mut pipe = BufReader::with_capacity(capacity, pipe);
         loop {
             let mut line = Vec::new();
-            match from.read_until(b'\n', &mut line) {
+            match pipe.read_until(b'\n', &mut line) {
                 Ok(1..) => {}
                 Ok(0) | Err(_) => break,
             }
             let line = String::from_utf8_lossy(&line);
-            board.push(line.strip_suffix('\n').unwrap_or(&line).to_owned());
+            lines.push(line.strip_suffix('\n').unwrap_or(&line).to_owned());
             match stdout {
-                Stdout::Read => {}
-                Stdout::ClosedAfterFirstLine => break,
-                Stdout::StuckAfterFirstLine => {
-                    let _ = child.wait();
-                    break;
-                }
+                Stdout::Read => continue,
+                Stdout::DiscardAfterFirstLine => drop(io::copy(&mut pipe, &mut io::sink())),
+                Stdout::BlockAfterFirstLine => drop(child.wait()),
+                Stdout::CloseAfterFirstLine => {}
             }
+            break;
         }
-        board.close();
+        lines.close();
     })
 }
 
-/// How a process ended, and all that it said.
+/// Exit code and output of a process that has exited.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProcessOutput {
-    /// Its exit code; `None` where a signal ended it.
+    /// Exit code; `None` if a signal terminated the process.
     pub code: Option<i32>,
-    /// The lines on stdout.
+    /// Lines on stdout.
     pub stdout: Vec<String>,
-    /// The lines on stderr.
+    /// Lines on stderr.
     pub stderr: Vec<String>,
 }
 
-/// A running process; it is ended when this is dropped.
+/// Handle to a running process. Dropping it kills the process.
 #[derive(Debug)]
 pub struct Process {
     child: Arc<SharedChild>,
     stdout: EventLog<String>,
     stderr: EventLog<String>,
-    ended: EventLog<Option<i32>>,
+    exit: EventLog<Option<i32>>,
 }
 
 impl Process {
-    /// Where it listens, as its log says.
+    /// Returns the listening address from the log.
     pub fn address(&self) -> SocketAddr {
-        self.listening()["address"].parse().unwrap()
+        self.wait_for_message("listening")["address"].parse().unwrap()
     }
 
-    /// Where its probes and metrics are, if not at [`address`](Self::address).
+    /// Returns the address of the admin listener from the log, if there is a separate one.
     pub fn admin_address(&self) -> SocketAddr {
-        self.listening()["admin_address"].parse().unwrap()
+        self.wait_for_message("listening")["admin_address"].parse().unwrap()
     }
 
-    fn listening(&self) -> LogLine {
-        self.wait_for_line("the line that says where it listens", |line| {
-            line.get("msg") == Some("listening")
-        })
+    /// Returns the base URL.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address())
     }
 
-    /// Its id, for what the system shows of it.
+    /// Returns the process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Resident memory, in KiB.
+    /// Returns the resident memory in KiB.
     ///
     /// # Panics
-    /// Where it is gone, and where the system has no `/proc`.
+    /// If the process has exited or the system has no `/proc`.
     pub fn resident_kib(&self) -> i64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         line.trim().strip_suffix(" kB").unwrap().parse().unwrap()
     }
 
-    /// The lines on stdout so far.
+    /// Returns the lines on stdout so far.
     pub fn stdout(&self) -> Vec<String> {
-        self.stdout.items()
+        self.stdout.events()
     }
 
-    /// The lines on stderr so far.
+    /// Returns the lines on stderr so far.
     pub fn stderr(&self) -> Vec<String> {
-        self.stderr.items()
+        self.stderr.events()
     }
 
-    /// The log so far; every line of it has to be a legal one.
+    /// Returns the log so far.
+    ///
+    /// # Panics
+    /// If a line on stdout is not a valid log line.
     pub fn log(&self) -> Vec<LogLine> {
         self.stdout().iter().map(|line| LogLine::parse(line)).collect()
     }
 
-    /// Waits for a line on stdout that is not a log line.
-    pub fn wait_for_text(&self, what: &str, mut is_it: impl FnMut(&str) -> bool) -> String {
-        self.stdout.wait_for(what, |lines| lines.iter().find(|line| is_it(line)).cloned())
+    /// Waits for a line on stdout, which need not be a log line.
+    pub fn wait_for_stdout_line(
+        &self,
+        description: &str,
+        mut matches: impl FnMut(&str) -> bool,
+    ) -> String {
+        let find = |lines: &[String]| lines.iter().find(|line| matches(line)).cloned();
+        self.stdout.wait_for(description, find)
     }
 
     /// Waits for a log line.
-    pub fn wait_for_line(&self, what: &str, mut is_it: impl FnMut(&LogLine) -> bool) -> LogLine {
-        self.stdout.wait_for(what, |lines| {
-            lines.iter().map(|line| LogLine::parse(line)).find(|line| is_it(line))
+    pub fn wait_for_log_line(
+        &self,
+        description: &str,
+        mut matches: impl FnMut(&LogLine) -> bool,
+    ) -> LogLine {
+        self.stdout.wait_for(description, |lines| {
+            lines.iter().map(|line| LogLine::parse(line)).find(|line| matches(line))
         })
     }
 
-    /// Waits for the line of a request, by the trace id of its answer. The line is written when the
-    /// request is over, so its span and its sample are there too.
-    pub fn wait_for_access(&self, trace_id: &str) -> LogLine {
-        self.wait_for_line(&format!("the line of request {trace_id}"), |line| {
+    /// Waits for a log line with this `msg`.
+    pub fn wait_for_message(&self, msg: &str) -> LogLine {
+        self.wait_for_log_line(&format!("log message {msg:?}"), |line| line.get("msg") == Some(msg))
+    }
+
+    /// Waits for the access log line of the request with this trace id. The line is written when the
+    /// request is complete, so that its span and its metrics have been recorded as well.
+    pub fn wait_for_access_line(&self, trace_id: &str) -> LogLine {
+        self.wait_for_log_line(&format!("access log line of trace {trace_id}"), |line| {
             line.get("endpoint").is_some() && line.get("trace_id") == Some(trace_id)
         })
     }
 
-    /// Asks it something.
+    /// Sends a `GET` request.
     pub fn get(&self, target: &str) -> http::Response {
         http::get(self.address(), target)
     }
 
-    /// Its metrics now.
+    /// Scrapes `/metrics`.
     pub fn metrics(&self) -> prometheus::Page {
         prometheus::Page::parse(self.get("/metrics").text())
     }
 
-    /// Scrapes until the page is as wanted. For what leaves no other sign, such as that a request is
-    /// being served.
+    /// Scrapes `/metrics` until `condition` holds for a page and returns that page.
     pub fn wait_for_metrics(
         &self,
-        what: &str,
-        is_so: impl Fn(&prometheus::Page) -> bool,
+        description: &str,
+        condition: impl Fn(&prometheus::Page) -> bool,
     ) -> prometheus::Page {
         let deadline = Instant::now() + TEST_TIMEOUT;
         loop {
             let page = self.metrics();
-            if is_so(&page) {
+            if condition(&page) {
                 return page;
             }
-            assert!(Instant::now() < deadline, "time was up without {what}: {page:#?}");
+            assert!(Instant::now() < deadline, "timed out waiting for {description}: {page:#?}");
         }
     }
 
-    /// SIGTERM.
+    /// Sets the faults of service A.
+    ///
+    /// # Panics
+    /// If the process rejects `faults`.
+    pub fn set_faults(&self, faults: &str) {
+        let request = http::Request::new("PUT", "/faults").body(faults);
+        let response = request.send(self.address());
+        assert_eq!(response.status, 200, "{response:?}");
+    }
+
+    /// Sends SIGTERM.
     #[cfg(unix)]
     pub fn terminate(&self) {
         self.signal(rustix::process::Signal::TERM);
     }
 
-    /// SIGINT.
+    /// Sends SIGINT.
     #[cfg(unix)]
     pub fn interrupt(&self) {
         self.signal(rustix::process::Signal::INT);
     }
 
-    /// SIGSTOP: it stands still and its sockets stay open. Gone into effect when this returns.
+    /// Sends SIGSTOP and waits until the process is stopped. Its sockets stay open.
     #[cfg(unix)]
     pub fn suspend(&self) {
         use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
         self.signal(rustix::process::Signal::STOP);
         let pid = i32::try_from(self.id()).ok().and_then(Pid::from_raw).unwrap();
-        waitid(WaitId::Pid(pid), WaitIdOptions::STOPPED)
-            .expect("wait for a process to stand still");
+        waitid(WaitId::Pid(pid), WaitIdOptions::STOPPED).expect("wait for a stopped process");
     }
 
-    /// SIGCONT: it goes on.
+    /// Sends SIGCONT.
     #[cfg(unix)]
     pub fn resume(&self) {
         self.signal(rustix::process::Signal::CONT);
@@ -307,18 +344,18 @@ impl Process {
         self.child.send_signal(signal.as_raw()).expect("send a signal");
     }
 
-    /// Ends it as the system would, without a chance to say anything.
+    /// Kills the process.
     pub fn kill(&self) {
         self.child.kill().expect("kill a process");
     }
 
-    /// Waits for its end.
+    /// Waits until the process exits.
     pub fn wait(&self) -> ProcessOutput {
-        let code = self.ended.wait_for("the end of the process", |ended| ended.first().copied());
+        let code = self.exit.wait_for("process exit", |exit| exit.first().copied());
         ProcessOutput { code, stdout: self.stdout(), stderr: self.stderr() }
     }
 
-    /// Asks it to stop in order and waits for its end.
+    /// Sends SIGTERM and waits until the process exits.
     #[cfg(unix)]
     pub fn stop(&self) -> ProcessOutput {
         self.terminate();
@@ -331,8 +368,8 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if thread::panicking() {
-            let mut out = std::io::stderr();
-            let _ = writeln!(out, "process {} said:", self.id());
+            let mut out = io::stderr();
+            let _ = writeln!(out, "output of process {}:", self.id());
             for line in self.stdout().iter().chain(&self.stderr()) {
                 let _ = writeln!(out, "  {line}");
             }

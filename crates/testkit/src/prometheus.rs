@@ -1,29 +1,29 @@
-//! A page of metrics in Prometheus' text format, read line by line.
+//! Parser for the Prometheus text format.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// All that a scrape showed.
+/// Result of a scrape.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Page {
-    /// The type of each metric that says one, by name.
+    /// Metric types by name, from the `# TYPE` comments.
     pub types: BTreeMap<String, String>,
-    /// The samples in their order.
+    /// Samples in the order of the page.
     pub samples: Vec<Sample>,
 }
 
-/// One line of it.
+/// Sample of a series.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
-    /// The name, with its suffix such as `_bucket`.
+    /// Metric name, including a suffix such as `_bucket`.
     pub name: String,
-    /// The labels.
+    /// Labels.
     pub labels: BTreeMap<String, String>,
-    /// The value.
+    /// Value.
     pub value: f64,
 }
 
 impl Sample {
-    fn has(&self, name: &str, labels: &[(&str, &str)]) -> bool {
+    fn matches(&self, name: &str, labels: &[(&str, &str)]) -> bool {
         self.name == name
             && labels
                 .iter()
@@ -32,10 +32,10 @@ impl Sample {
 }
 
 impl Page {
-    /// Reads a page.
+    /// Parses a page.
     ///
     /// # Panics
-    /// Where a line is no legal one, or a series is there twice.
+    /// If a line is malformed or a series occurs twice.
     pub fn parse(text: &str) -> Self {
         let mut series = BTreeSet::new();
         let mut page = Self { types: BTreeMap::new(), samples: Vec::new() };
@@ -44,44 +44,46 @@ impl Page {
                 if let Some((name, kind)) =
                     comment.strip_prefix("TYPE ").and_then(|rest| rest.split_once(' '))
                 {
-                    let twice = page.types.insert(name.to_owned(), kind.to_owned());
-                    assert_eq!(twice, None, "two types: {line}");
+                    let previous = page.types.insert(name.to_owned(), kind.to_owned());
+                    assert_eq!(previous, None, "duplicate type: {line}");
                 }
                 continue;
             }
-            let sample = sample(line).unwrap_or_else(|| panic!("not a sample: {line:?}"));
+            let sample = parse_sample(line).unwrap_or_else(|| panic!("malformed sample: {line:?}"));
             let is_new = series.insert((sample.name.clone(), sample.labels.clone()));
-            assert!(is_new, "a series twice: {line}");
+            assert!(is_new, "duplicate series: {line}");
             page.samples.push(sample);
         }
         page
     }
 
-    /// The value of the one series of this name that has these labels, among others maybe; `None`
-    /// where there is no such series.
+    /// Returns the value of the series with this name and at least these labels, if there is one.
     ///
     /// # Panics
-    /// Where there are several.
+    /// If there are several.
     pub fn value(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
-        let mut found = self.samples.iter().filter(|sample| sample.has(name, labels));
-        let first = found.next()?;
-        let second = found.next();
-        assert!(second.is_none(), "{name} {labels:?} is both {first:?} and {second:?}");
+        let mut matching = self.samples.iter().filter(|sample| sample.matches(name, labels));
+        let first = matching.next()?;
+        let second = matching.next();
+        assert!(second.is_none(), "{name} {labels:?} matches {first:?} and {second:?}");
         Some(first.value)
     }
 
-    /// The sum over all series of this name that have these labels.
+    /// Returns the sum of all series with this name and at least these labels.
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        self.named(name).filter(|sample| sample.has(name, labels)).map(|sample| sample.value).sum()
+        self.named(name)
+            .filter(|sample| sample.matches(name, labels))
+            .map(|sample| sample.value)
+            .sum()
     }
 
-    /// The samples of this name.
+    /// Returns the samples with this name.
     pub fn named(&self, name: &str) -> impl Iterator<Item = &Sample> {
         self.samples.iter().filter(move |sample| sample.name == name)
     }
 }
 
-fn sample(line: &str) -> Option<Sample> {
+fn parse_sample(line: &str) -> Option<Sample> {
     let name_end = line.find(['{', ' '])?;
     let (name, mut rest) = line.split_at(name_end);
     let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ':');
@@ -89,11 +91,11 @@ fn sample(line: &str) -> Option<Sample> {
         return None;
     }
     let mut labels = BTreeMap::new();
-    if let Some(inside) = rest.strip_prefix('{') {
-        rest = inside;
+    if let Some(list) = rest.strip_prefix('{') {
+        rest = list;
         while !rest.starts_with('}') {
             let (label, after) = rest.split_once("=\"")?;
-            let (value, after) = label_value(after)?;
+            let (value, after) = parse_label_value(after)?;
             if labels.insert(label.to_owned(), value).is_some() {
                 return None;
             }
@@ -105,8 +107,8 @@ fn sample(line: &str) -> Option<Sample> {
     Some(Sample { name: name.to_owned(), labels, value })
 }
 
-/// The text up to the closing quote, and what comes after it.
-fn label_value(text: &str) -> Option<(String, &str)> {
+/// Splits `text` into the label value before the closing quote and the rest after it.
+fn parse_label_value(text: &str) -> Option<(String, &str)> {
     let mut value = String::new();
     let mut chars = text.char_indices();
     loop {
@@ -130,7 +132,7 @@ mod tests {
         a_total{x=\"1\",y=\"q\\\"\\\\}\"} 2\na_total{x=\"2\"} 3\n\nb 1e-3\nc{le=\"+Inf\"} +Inf\n";
 
     #[test]
-    fn series_are_found_by_name_and_labels() {
+    fn finds_series_by_labels() {
         let page = Page::parse(PAGE);
         assert_eq!(page.types["a_total"], "counter");
         assert_eq!(page.value("a_total", &[("x", "1")]), Some(2.0));
@@ -142,11 +144,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_sample_is_not_read_as_one() {
+    fn rejects_malformed_samples() {
         for line in
             ["a", "a{x=1} 1", "a{x=\"1\" 1", "a{x=\"1\"}", "a{x=\"1\",x=\"2\"} 1", "a b", "é 1"]
         {
-            assert_eq!(sample(line), None, "{line}");
+            assert_eq!(parse_sample(line), None, "{line}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! TLS in front of a server that speaks none, with a certificate made for it.
+//! TLS proxy with a self-signed certificate.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -13,27 +13,31 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::{ServerConfig, version};
 
-/// Takes TLS connections on a free port and passes on what is in them; it ends when it is dropped.
+/// Proxy that accepts TLS connections on a free port and forwards their contents in plain text. Dropping
+/// it closes the listener.
 #[derive(Debug)]
 pub struct TlsProxy {
     address: SocketAddr,
-    certificate: PathBuf,
+    certificate_file: PathBuf,
     _stop: oneshot::Sender<()>,
 }
 
 impl TlsProxy {
-    /// In front of `backend`, under this name, which the certificate is for.
-    pub fn start(name: &str, backend: SocketAddr) -> Self {
+    /// Starts a proxy to `target` with a certificate for the host `name`.
+    pub fn start(name: &str, target: SocketAddr) -> Self {
         let key = KeyPair::generate().unwrap();
-        let mut made = CertificateParams::new([name.to_owned()]).unwrap();
-        // Nobody is the issuer of another's.
-        made.distinguished_name.push(DnType::CommonName, name);
-        let made = made.self_signed(&key).unwrap();
+        let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+        // Distinct issuer names keep the certificates of two proxies apart.
+        params.distinguished_name.push(DnType::CommonName, name);
+        let certificate = params.self_signed(&key).unwrap();
         let mut config = ServerConfig::builder_with_provider(aws_lc_rs::default_provider().into())
             .with_protocol_versions(&[&version::TLS13])
             .unwrap()
             .with_no_client_auth()
-            .with_single_cert(vec![made.der().clone()], key.serialize_der().try_into().unwrap())
+            .with_single_cert(
+                vec![certificate.der().clone()],
+                key.serialize_der().try_into().unwrap(),
+            )
             .unwrap();
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         let acceptor = TlsAcceptor::from(Arc::new(config));
@@ -41,50 +45,49 @@ impl TlsProxy {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("listen");
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
-        // The port is ours alone for as long as the file is.
         let file = format!("testkit-{}-{}.pem", process::id(), address.port());
-        let certificate = env::temp_dir().join(file);
-        fs::write(&certificate, made.pem()).unwrap();
+        let certificate_file = env::temp_dir().join(file);
+        fs::write(&certificate_file, certificate.pem()).unwrap();
         let (stop, stopped) = oneshot::channel();
         thread::spawn(move || {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 tokio::select! {
-                    () = serve(listener, acceptor, backend) => {}
+                    () = serve(listener, acceptor, target) => {}
                     _ = stopped => {}
                 }
             });
         });
-        Self { address, certificate, _stop: stop }
+        Self { address, certificate_file, _stop: stop }
     }
 
-    /// Its base URL, by address.
+    /// Returns the base URL. Its host is the IP address, not the name in the certificate.
     pub fn url(&self) -> String {
         format!("https://{}", self.address)
     }
 
-    /// The file with its certificate, in PEM; it is signed by itself.
-    pub fn certificate(&self) -> &Path {
-        &self.certificate
+    /// Returns the path of the certificate in PEM format.
+    pub fn certificate_file(&self) -> &Path {
+        &self.certificate_file
     }
 }
 
 impl Drop for TlsProxy {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.certificate);
+        let _ = fs::remove_file(&self.certificate_file);
     }
 }
 
-async fn serve(listener: std::net::TcpListener, acceptor: TlsAcceptor, backend: SocketAddr) {
+async fn serve(listener: std::net::TcpListener, acceptor: TlsAcceptor, target: SocketAddr) {
     let listener = TcpListener::from_std(listener).unwrap();
     while let Ok((stream, _)) = listener.accept().await {
         let acceptor = acceptor.clone();
         tokio::spawn(async move {
-            // Who does not like the certificate goes away.
+            // Handshakes fail on purpose in some tests.
             let Ok(mut stream) = acceptor.accept(stream).await else { return };
-            let Ok(mut backend) = TcpStream::connect(backend).await else { return };
-            let _ = copy_bidirectional(&mut stream, &mut backend).await;
+            let Ok(mut target) = TcpStream::connect(target).await else { return };
+            let _ = copy_bidirectional(&mut stream, &mut target).await;
         });
     }
 }

@@ -1,31 +1,30 @@
-//! The pages held against what they are about: docs/telemetry.md against the whole `/metrics` of running
-//! services.
+//! Comparison of `docs/telemetry.md` with the `/metrics` pages of running services.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::SocketAddr;
 
-use testkit::http::{Connection, Request};
+use testkit::http::Request;
 use testkit::prometheus::{Page, Sample};
 use testkit::{FakeServer, Reply, ReservedPort};
 
-use crate::support::{service_a, service_b, set_faults};
+use crate::support::{service_a, service_b};
 
-/// What the page says of a metric.
+/// Documentation of a metric.
 #[derive(Debug)]
 struct Metric {
     kind: String,
     labels: BTreeSet<String>,
-    /// Words in its description, among them the values of its `error_type` where that is its own.
+    /// Words of the description in backticks, including values of `error_type` specific to the metric.
     words: BTreeSet<String>,
 }
 
-/// The words of a text that stand in backticks.
+/// Returns the words of a text in backticks.
 fn words(text: &str) -> BTreeSet<String> {
     text.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
-/// The rows of the tables of one section, cell by cell.
+/// Returns the cells of the table rows in a section.
 fn rows(page: &str, section: &str) -> Vec<Vec<String>> {
     let section = page.split("\n## ").find(|part| part.starts_with(section)).unwrap();
     section
@@ -35,6 +34,7 @@ fn rows(page: &str, section: &str) -> Vec<Vec<String>> {
         .collect()
 }
 
+/// Contents of `docs/telemetry.md`.
 struct Docs {
     metrics: BTreeMap<String, Metric>,
     labels: BTreeMap<String, String>,
@@ -49,9 +49,12 @@ impl Docs {
         let (mut metrics, mut labels) = (BTreeMap::new(), BTreeMap::new());
         for row in rows(&page, "Metrics") {
             match row.as_slice() {
-                [name, kind, of_it, text] if name.starts_with('`') => {
-                    let metric =
-                        Metric { kind: kind.clone(), labels: words(of_it), words: words(text) };
+                [name, kind, label_names, text] if name.starts_with('`') => {
+                    let metric = Metric {
+                        kind: kind.clone(),
+                        labels: words(label_names),
+                        words: words(text),
+                    };
                     metrics.insert(name.trim_matches('`').to_owned(), metric);
                 }
                 [names, values] => {
@@ -72,7 +75,7 @@ impl Docs {
         Self { metrics, labels, kinds, buckets }
     }
 
-    /// The metric a sample is of.
+    /// Returns the name and documentation of a sample's metric.
     fn metric(&self, sample: &Sample) -> (&str, &Metric) {
         let base = ["_bucket", "_sum", "_count"]
             .iter()
@@ -80,11 +83,12 @@ impl Docs {
             .filter(|base| self.metrics.get(*base).is_some_and(|m| m.kind == "histogram"))
             .unwrap_or(&sample.name);
         let found = self.metrics.get_key_value(base);
-        let (name, metric) = found.unwrap_or_else(|| panic!("not in the page: {sample:?}"));
+        let (name, metric) = found.unwrap_or_else(|| panic!("undocumented metric: {sample:?}"));
         (name, metric)
     }
 
-    fn check(&self, page: &Page, peer: Option<SocketAddr>) {
+    /// Checks that every metric, label and value on the page is documented.
+    fn check(&self, page: &Page, server: Option<SocketAddr>) {
         for sample in &page.samples {
             let (name, metric) = self.metric(sample);
             assert_eq!(page.types[name], metric.kind, "{name}");
@@ -93,18 +97,21 @@ impl Docs {
                     assert!(self.buckets.contains(value), "{sample:?}");
                     continue;
                 }
-                assert!(metric.labels.contains(label), "{label} is not in the page: {sample:?}");
-                assert!(self.is_named(label, value, metric, peer), "{value}: {sample:?}");
+                assert!(metric.labels.contains(label), "undocumented label {label}: {sample:?}");
+                assert!(
+                    self.is_documented(label, value, metric, server),
+                    "undocumented value {value}: {sample:?}"
+                );
             }
         }
     }
 
-    fn is_named(
+    fn is_documented(
         &self,
         label: &str,
         value: &str,
         metric: &Metric,
-        peer: Option<SocketAddr>,
+        server: Option<SocketAddr>,
     ) -> bool {
         let is_status = value.len() == 3 && value.parse::<u16>().is_ok();
         match label {
@@ -113,16 +120,16 @@ impl Docs {
                 words(&self.labels[label]).contains(value)
                     || matches!(value, "/echo" | "/call-echo")
             }
-            "server_address" => peer.is_some_and(|peer| peer.ip().to_string() == value),
-            "server_port" => peer.is_some_and(|peer| peer.port().to_string() == value),
+            "server_address" => server.is_some_and(|server| server.ip().to_string() == value),
+            "server_port" => server.is_some_and(|server| server.port().to_string() == value),
             "service" => matches!(value, "service-a" | "service-b"),
             "version" => value == env!("CARGO_PKG_VERSION"),
             "revision" => !value.is_empty(),
-            // Requests and calls have the kinds; what has its own reasons names them.
-            "error_type" if metric.labels.contains("server_address") => {
-                self.kinds.contains(value) || is_status
-            }
-            "error_type" if metric.labels.contains("http_route") => {
+            // Metrics of requests and calls have error kinds. Others list their values in the description.
+            "error_type"
+                if metric.labels.contains("server_address")
+                    || metric.labels.contains("http_route") =>
+            {
                 self.kinds.contains(value) || is_status
             }
             "error_type" => metric.words.contains(value),
@@ -131,54 +138,52 @@ impl Docs {
     }
 }
 
+/// The page documents every metric, label and value, and no metric that does not exist.
 #[test]
 fn telemetry_doc_matches_metrics() {
     let docs = Docs::read();
-    let nobody = ReservedPort::take();
-    let exporting = ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", nobody.address()));
-    let fake = FakeServer::start(Reply::echo("hello"));
-    let service_b = service_b(fake.url())
-        .envs([exporting.clone()])
+    let port = ReservedPort::bind();
+    let exporter = ("OTEL_EXPORTER_OTLP_ENDPOINT", port.url());
+    let upstream = FakeServer::start(Reply::echo("hello"));
+    let service_b = service_b(upstream.url())
+        .envs([exporter.clone()])
         .env("SERVICE_A_TIMEOUT_MS", "200")
         .env("SERVICE_A_CONNECT_RETRIES", "1")
         .env("SERVICE_A_BREAKER_FAILURES", "8")
         .env("MAX_CONCURRENT_REQUESTS", "1")
         .serve();
-    let ask = |error: Option<&str>| {
-        let answer = service_b.get("/call-echo?msg=hello");
-        assert_eq!(answer.json().get("error").and_then(|kind| kind.as_str()), error);
-        service_b.wait_for_access(answer.trace_id());
+    let assert_call = |error: Option<&str>| {
+        let response = service_b.get("/call-echo?msg=hello");
+        assert_eq!(response.json().get("error").and_then(|kind| kind.as_str()), error);
+        service_b.wait_for_access_line(response.trace_id());
     };
-    ask(None);
-    let broken = [
+    assert_call(None);
+    let failures = [
         (Reply::Stall(Vec::new()), "timeout"),
         (Reply::Close(Reply::start_of(100, "{")), "reset"),
         (Reply::Json(200, "{".to_owned()), "decode"),
         (Reply::Json(500, String::new()), "500"),
     ];
-    for (reply, kind) in broken {
-        fake.reply(reply);
-        ask(Some(kind));
+    for (reply, kind) in failures {
+        upstream.set_reply(reply);
+        assert_call(Some(kind));
     }
-    // One that is under way, one that is one too many, and a caller that goes away.
-    fake.reply(Reply::Stall(Vec::new()));
-    let mut caller = Connection::open(service_b.address());
-    let request = Request::new("GET", "/call-echo?msg=hello").bytes();
-    let before = fake.requests().len();
-    caller.send(&request);
-    fake.wait_for_request(before + 1);
-    ask(Some("overload"));
-    drop(caller);
-    service_b
-        .wait_for_line("the caller that went away", |line| line.get("error") == Some("canceled"));
-    // Nobody is there any more: refused, tried again, and given up.
-    let peer = fake.address();
-    drop(fake);
+    // A request in flight, a rejected one, and a client that disconnects.
+    upstream.set_reply(Reply::Stall(Vec::new()));
+    let before = upstream.requests().len();
+    let client = Request::new("GET", "/call-echo?msg=hello").start(service_b.address());
+    upstream.wait_for_request(before + 1);
+    assert_call(Some("overload"));
+    drop(client);
+    service_b.wait_for_log_line("a canceled request", |line| line.get("error") == Some("canceled"));
+    // Calls are refused and retried until the circuit breaker opens.
+    let upstream_address = upstream.address();
+    drop(upstream);
     let kinds: BTreeSet<String> = (0..20)
         .map(|_| {
-            let answer = service_b.get("/call-echo?msg=hello");
-            service_b.wait_for_access(answer.trace_id());
-            answer.json()["error"].as_str().unwrap().to_owned()
+            let response = service_b.get("/call-echo?msg=hello");
+            service_b.wait_for_access_line(response.trace_id());
+            response.json()["error"].as_str().unwrap().to_owned()
         })
         .collect();
     assert!(kinds.contains("refused") && kinds.contains("circuit_open"), "{kinds:?}");
@@ -186,15 +191,15 @@ fn telemetry_doc_matches_metrics() {
         Request::new(method, target).send(service_b.address());
     }
     let page = service_b.metrics();
-    docs.check(&page, Some(peer));
-    let shown: BTreeSet<&str> = page.samples.iter().map(|sample| docs.metric(sample).0).collect();
-    let named: BTreeSet<&str> = docs.metrics.keys().map(String::as_str).collect();
-    assert_eq!(shown, named);
-    println!("{} metrics in {} series, all on the page", named.len(), page.samples.len());
+    docs.check(&page, Some(upstream_address));
+    let exposed: BTreeSet<&str> = page.samples.iter().map(|sample| docs.metric(sample).0).collect();
+    let documented: BTreeSet<&str> = docs.metrics.keys().map(String::as_str).collect();
+    assert_eq!(exposed, documented);
+    println!("{} metrics in {} series, all documented", documented.len(), page.samples.len());
 
-    let service_a = service_a().envs([exporting]).env("FAULTS_ENABLED", "true").serve();
-    for plan in ["{}", r#"{"status":500}"#, r#"{"status":404}"#] {
-        set_faults(&service_a, plan);
+    let service_a = service_a().envs([exporter]).env("FAULTS_ENABLED", "true").serve();
+    for faults in ["{}", r#"{"status":500}"#, r#"{"status":404}"#] {
+        service_a.set_faults(faults);
         service_a.get("/echo?msg=hello");
     }
     service_a.get("/nowhere");

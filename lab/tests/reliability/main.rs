@@ -1,14 +1,14 @@
-//! Nothing lost, nothing hung: what the services promise when everything around them goes wrong.
+//! Reliability tests of both services, with real processes on loopback sockets.
 //!
-//! Real processes, real sockets, loopback only. docs/reliability.md lists the promises and what was
-//! measured. Tests that are `#[ignore]`d are the same ones with large numbers: `.ci/run reliability`.
+//! `docs/reliability.md` lists what they cover and the measured values. `.ci/run reliability` runs the
+//! ignored tests as well.
 
 #![cfg(target_os = "linux")]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test that cannot go on fails"
+    reason = "a failed assumption fails the test"
 )]
 
 mod docs_in_sync;

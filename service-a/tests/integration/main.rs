@@ -1,14 +1,13 @@
-//! Service A as its callers and operators meet it: the real binary, real sockets.
-//!
-//! A file for each part of what was promised; the names of the tests are the promises.
+//! Integration tests of service A, with the real binary on real sockets.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test that cannot go on fails"
+    reason = "a failed assumption fails the test"
 )]
 
+use testkit::http::{Connection, Request};
 use testkit::{Process, ProcessBuilder};
 
 mod faults;
@@ -23,22 +22,23 @@ mod settings;
 mod tls;
 mod traces;
 
-/// Service A on a free port, with nothing set.
+/// Returns a builder for service A on a free port, with default settings.
 fn service_a() -> ProcessBuilder {
     ProcessBuilder::new(env!("CARGO_BIN_EXE_service-a"))
 }
 
-/// Service A with `/faults` enabled, and these faults set.
-fn faulty(plan: &str) -> Process {
+/// Starts service A with these faults.
+fn service_a_with_faults(faults: &str) -> Process {
     let service = service_a().env("FAULTS_ENABLED", "true").serve();
-    let answer = set_faults(&service, plan);
-    assert_eq!(answer.status, 200, "{answer:?}");
+    service.set_faults(faults);
     service
 }
 
-fn set_faults(service: &Process, plan: &str) -> testkit::http::Response {
-    testkit::http::Request::new("PUT", "/faults")
-        .header("Content-Type", "application/json")
-        .body(plan)
-        .send(service.address())
+/// Sends a request to `/echo` and waits until it is in flight.
+fn start_echo(service: &Process) -> Connection {
+    let connection = Request::new("GET", "/echo?msg=hello").start(service.address());
+    service.wait_for_metrics("a request in flight", |page| {
+        page.value("http_server_active_requests", &[("http_request_method", "GET")]) == Some(1.0)
+    });
+    connection
 }

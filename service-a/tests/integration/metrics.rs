@@ -1,6 +1,8 @@
-//! What `/metrics` says.
+//! Metrics.
 
 use testkit::http::Request;
+use testkit::otlp::{OtlpCollector, Protocol};
+use testkit::{FakeServer, Reply, ReservedPort};
 
 use crate::service_a;
 
@@ -44,8 +46,8 @@ fn request_sample_labels() {
 #[test]
 fn metrics_page_is_prometheus_text() {
     let service = service_a().serve();
-    let answer = service.get("/metrics");
-    assert_eq!(answer.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    let response = service.get("/metrics");
+    assert_eq!(response.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
     let page = service.metrics();
     let build = [("service", "service-a"), ("version", env!("CARGO_PKG_VERSION"))];
     assert_eq!(page.value("build_info", &build), Some(1.0));
@@ -74,54 +76,52 @@ fn metrics_page_is_prometheus_text() {
     }
 }
 
+/// Admin routes produce no access lines, spans or request samples.
 #[test]
 fn admin_routes_are_not_measured() {
-    let backend = testkit::otlp::OtlpCollector::start();
-    let service = service_a()
-        .env("FAULTS_ENABLED", "true")
-        .envs(backend.variables(testkit::otlp::Protocol::Grpc))
-        .serve();
+    let collector = OtlpCollector::start();
+    let service =
+        service_a().env("FAULTS_ENABLED", "true").envs(collector.variables(Protocol::Grpc)).serve();
     for target in ["/metrics", "/health", "/livez", "/readyz", "/faults"] {
         for method in ["GET", "HEAD", "POST"] {
             Request::new(method, target).send(service.address());
         }
     }
-    let answer = service.get("/echo");
-    service.wait_for_access(answer.trace_id());
-    backend.wait_for_trace(answer.trace_id(), 1);
-    assert_eq!(service.log().len(), 2, "the first line and that of /echo");
+    let response = service.get("/echo");
+    service.wait_for_access_line(response.trace_id());
+    collector.wait_for_trace(response.trace_id(), 1);
+    assert_eq!(service.log().len(), 2, "the startup line and the access line of /echo");
     let page = service.metrics();
     assert_eq!(page.sum(&format!("{DURATION}_count"), &[]), 1.0);
     assert_eq!(page.sum("otel_sdk_span_started_total", &[]), 1.0);
-    assert_eq!(backend.spans().len(), 1);
+    assert_eq!(collector.spans().len(), 1);
 }
 
 #[test]
 fn client_input_is_not_a_label() {
     let service = service_a().serve();
-    for at in 0..50 {
+    for index in 0..50 {
         for (method, target) in
-            [("GET", format!("/secret-{at}")), (&*format!("SECRET{at}"), "/echo".to_owned())]
+            [("GET", format!("/secret-{index}")), (&*format!("SECRET{index}"), "/echo".to_owned())]
         {
             Request::new(method, &target)
-                .header("Host", &format!("secret-{at}.test"))
+                .header("Host", &format!("secret-{index}.test"))
                 .header("X-Forwarded-Proto", "secret")
                 .header("User-Agent", "secret")
                 .send(service.address());
         }
     }
-    let answer = service.get("/metrics");
-    assert!(!answer.text().to_lowercase().contains("secret"), "{}", answer.text());
+    let response = service.get("/metrics");
+    assert!(!response.text().to_lowercase().contains("secret"), "{}", response.text());
     let page = service.metrics();
     assert_eq!(page.named(&format!("{DURATION}_count")).count(), 2);
     assert_eq!(page.sum(&format!("{DURATION}_count"), &[]), 100.0);
 }
 
 #[test]
-fn spans_are_counted_from_start_to_arrival() {
-    let backend = testkit::otlp::OtlpCollector::start();
-    let service =
-        service_a().envs(backend.variables(testkit::otlp::Protocol::HttpProtobuf)).serve();
+fn exported_spans_are_counted() {
+    let collector = OtlpCollector::start();
+    let service = service_a().envs(collector.variables(Protocol::HttpProtobuf)).serve();
     for _ in 0..20 {
         service.get("/echo");
     }
@@ -130,20 +130,20 @@ fn spans_are_counted_from_start_to_arrival() {
     });
     assert_eq!(page.value("otel_sdk_span_started_total", &[]), Some(20.0));
     assert_eq!(page.sum("otel_sdk_processor_span_processed_total", &[]), 20.0);
-    assert_eq!(backend.spans().len(), 20);
+    assert_eq!(collector.spans().len(), 20);
 }
 
 #[test]
-fn spans_that_find_no_room_are_counted() {
-    let stuck = testkit::FakeServer::start(testkit::Reply::Stall(Vec::new()));
+fn queue_full_spans_are_counted() {
+    let backend = FakeServer::start(Reply::Stall(Vec::new()));
     let service = service_a()
-        .env("OTEL_EXPORTER_OTLP_ENDPOINT", stuck.url())
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", backend.url())
         .env("OTEL_BSP_SCHEDULE_DELAY", "1")
         .env("OTEL_BSP_MAX_QUEUE_SIZE", "5")
         .serve();
     service.get("/echo");
-    // From here on the exporter waits for the answer to the first.
-    stuck.wait_for_request(1);
+    // The exporter now waits for the response, so the queue takes 5 of the next 20 spans.
+    backend.wait_for_request(1);
     for _ in 0..20 {
         assert_eq!(service.get("/echo").status, 200);
     }
@@ -153,24 +153,23 @@ fn spans_that_find_no_room_are_counted() {
     assert_eq!(page.value("otel_sdk_processor_span_processed_total", &full), Some(15.0));
 }
 
+/// Every dropped span is counted by reason, but only the first is logged.
 #[test]
 fn export_failures_are_counted() {
-    let nobody = testkit::ReservedPort::take();
+    let port = ReservedPort::bind();
     let service = service_a()
-        .env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", nobody.address()))
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", port.url())
         .env("OTEL_BSP_SCHEDULE_DELAY", "1")
         .serve();
     let failed = [("error_type", "failed")];
     for number in 1..=3 {
         assert_eq!(service.get("/echo").status, 200);
-        service.wait_for_metrics("a span that failed", |page| {
+        service.wait_for_metrics("a failed span", |page| {
             page.value("otel_sdk_exporter_span_exported_total", &failed) == Some(number.into())
         });
     }
-    let complaints = |service: &testkit::Process| {
-        let log = service.log();
-        log.iter().filter(|line| line.get("level") == Some("warn")).count()
-    };
-    service.wait_for_line("the complaint", |line| line.get("level") == Some("warn"));
-    assert_eq!(complaints(&service), 1, "{:#?}", service.log());
+    service.wait_for_log_line("a warning", |line| line.get("level") == Some("warn"));
+    let log = service.log();
+    let warnings = log.iter().filter(|line| line.get("level") == Some("warn")).count();
+    assert_eq!(warnings, 1, "{log:#?}");
 }

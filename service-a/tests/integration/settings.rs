@@ -1,10 +1,10 @@
-//! Settings: a flag and a variable each, and a clear word where one is wrong.
+//! Settings from flags and environment variables.
 
 use testkit::http::Request;
 
 use crate::service_a;
 
-/// Each setting's flag, variable, and default as `--help` shows it.
+/// Flag, variable, and default as shown by `--help`.
 const SETTINGS: [(&str, &str, &str); 7] = [
     ("--listen-addr", "LISTEN_ADDR", "[default: 127.0.0.1:8080]"),
     ("--admin-addr", "ADMIN_ADDR", ""),
@@ -30,13 +30,14 @@ fn help_lists_defaults() {
 }
 
 #[test]
-fn the_version_is_on_one_line() {
+fn version_is_one_line() {
     let exit = service_a().arg("--version").run_to_exit();
     assert_eq!(exit.code, Some(0));
     let [line] = exit.stdout.as_slice() else { panic!("{exit:?}") };
     assert!(line.starts_with(&format!("service-a {}", env!("CARGO_PKG_VERSION"))), "{line}");
 }
 
+/// One message contains all invalid settings and no value.
 #[test]
 fn all_invalid_settings_are_reported() {
     let exit = service_a()
@@ -55,21 +56,20 @@ fn all_invalid_settings_are_reported() {
         assert!(message.contains(variable), "no {variable} in {message}");
     }
     assert!(message.contains("OTEL_EXPORTER_OTLP_ENDPOINT"), "{message}");
-    assert!(!message.contains("perhaps"), "the value is repeated: {message}");
+    assert!(!message.contains("perhaps"), "value in the message: {message}");
 }
 
 #[test]
-fn an_unknown_flag_is_refused() {
+fn unknown_flag_is_rejected() {
     let exit = service_a().arg("--listen").arg("127.0.0.1:0").run_to_exit();
     assert_eq!((exit.code, exit.stdout.len()), (Some(2), 0));
     assert!(exit.stderr.join("\n").contains("--listen"), "{exit:?}");
 }
 
 #[test]
-fn a_flag_comes_before_its_variable_and_an_empty_variable_counts_for_nothing() {
+fn flag_overrides_env() {
     let service = service_a()
         .env("LISTEN_ADDR", "127.0.0.1:1")
-        .env("DRAIN_DELAY_MS", "")
         .env("RUST_LOG", "off")
         .arg("--listen-addr=127.0.0.1:0")
         .arg("--rust-log")
@@ -77,6 +77,12 @@ fn a_flag_comes_before_its_variable_and_an_empty_variable_counts_for_nothing() {
         .arg("--faults-enabled")
         .serve();
     assert_eq!(service.get("/faults").status, 200);
+}
+
+#[test]
+fn empty_env_is_unset() {
+    let service = service_a().env("DRAIN_DELAY_MS", "").serve();
+    assert_eq!(service.get("/health").status, 200);
 }
 
 #[test]
@@ -92,12 +98,11 @@ fn admin_addr_moves_admin_routes() {
     assert_eq!(testkit::http::get(admin, "/echo").status, 404);
     assert_eq!(service.get("/echo?msg=hello").text(), r#"{"echo":"hello"}"#);
 
-    // The switch works from there, too.
-    let set = Request::new("PUT", "/faults")
+    let response = Request::new("PUT", "/faults")
         .header("Content-Type", "application/json")
         .body(r#"{"status":418}"#)
         .send(admin);
-    assert_eq!(set.status, 200);
+    assert_eq!(response.status, 200);
     assert_eq!(service.get("/echo").status, 418);
 }
 
@@ -105,13 +110,11 @@ fn admin_addr_moves_admin_routes() {
 fn health_check_exit_code() {
     let service = service_a().serve();
     let address = service.address().to_string();
-    assert_eq!(
-        service_a().env("LISTEN_ADDR", &address).arg("--health-check").run_to_exit().code,
-        Some(0)
-    );
+    let check = || service_a().env("LISTEN_ADDR", &address).arg("--health-check").run_to_exit();
+    assert_eq!(check().code, Some(0));
     service.kill();
     service.wait();
-    let exit = service_a().env("LISTEN_ADDR", &address).arg("--health-check").run_to_exit();
+    let exit = check();
     assert_eq!(exit.code, Some(1));
     assert!(exit.stderr[0].contains(&address), "{exit:?}");
 }

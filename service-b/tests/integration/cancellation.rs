@@ -1,27 +1,27 @@
-//! A caller that goes away: counted, and never as an error of service A's.
+//! Requests whose client disconnects.
 
-use testkit::http::{Connection, Request};
+use testkit::http::Request;
 use testkit::otlp::{OtlpCollector, Protocol};
 use testkit::{FakeServer, Reply};
 
 use crate::{CLIENT_DURATION_COUNT, CLIENT_ERRORS, SERVER_DURATION_COUNT, service_b};
 
+/// The call to service A is dropped. Metrics, spans and the access line record `canceled`, and no span has
+/// the status error.
 #[test]
 fn client_disconnect_cancels_upstream_call() {
-    let backend = OtlpCollector::start();
+    let collector = OtlpCollector::start();
     let service_a = FakeServer::start(Reply::Stall(Vec::new()));
     let service = service_b(service_a.url())
         .env("SERVICE_A_TIMEOUT_MS", "3600000")
-        .envs(backend.variables(Protocol::Grpc))
+        .envs(collector.variables(Protocol::Grpc))
         .serve();
-    let mut connection = Connection::open(service.address());
-    connection.send(&Request::new("GET", "/call-echo?msg=hello").bytes());
+    let connection = Request::new("GET", "/call-echo?msg=hello").start(service.address());
     service_a.wait_for_request(1);
     drop(connection);
 
-    // A is let go, too.
-    service_a.wait_for_end_of_connection(1);
-    let line = service.wait_for_line("the request's line", |line| line.get("endpoint").is_some());
+    service_a.wait_for_closed_connections(1);
+    let line = service.wait_for_log_line("an access line", |line| line.get("endpoint").is_some());
     assert_eq!((&line["level"], &line["status"], &line["error"]), ("warn", "error", "canceled"));
     assert_eq!(line.get("http_status"), None);
 
@@ -37,7 +37,7 @@ fn client_disconnect_cancels_upstream_call() {
     assert_eq!(page.sum("http_server_active_requests", &[]), 0.0);
     assert_eq!(page.sum("http_client_active_requests", &[]), 0.0);
 
-    for span in backend.wait_for_trace(&line["trace_id"], 2) {
+    for span in collector.wait_for_trace(&line["trace_id"], 2) {
         assert_eq!(span.attributes["error.type"], "canceled", "{}", span.kind);
         assert_eq!(span.status, "", "{}", span.kind);
     }

@@ -1,16 +1,17 @@
-//! The log of a service that calls another.
+//! Access lines of failed calls.
 
 use testkit::{FakeServer, Reply};
 
 use crate::service_b;
 
+/// JSON and logfmt lines have the same fields and values.
 #[test]
 fn json_access_line_of_failure() {
     let service_a = FakeServer::start(Reply::Json(500, String::new()));
     let line = |format: &str| {
         let service = service_b(service_a.url()).env("LOG_FORMAT", format).serve();
-        let answer = service.get("/call-echo?msg=hello");
-        service.wait_for_access(answer.trace_id());
+        let response = service.get("/call-echo?msg=hello");
+        service.wait_for_access_line(response.trace_id());
         service.stdout().pop().unwrap()
     };
     let fields = |line: &str| {
@@ -30,6 +31,7 @@ fn json_access_line_of_failure() {
     assert_eq!((&json["error"], &json["http_status"]), (&"500".into(), &502.into()));
 }
 
+/// No response from service A can forge a log line or a field.
 #[test]
 fn upstream_text_is_escaped() {
     for format in ["logfmt", "json"] {
@@ -40,9 +42,9 @@ fn upstream_text_is_escaped() {
             "\"a\\\" status=ok b=\\\"\"",
             "\"\\u001b[2K\\u2028\\u202e\"",
         ] {
-            service_a.reply(Reply::Json(200, body.to_owned()));
-            let answer = service.get("/call-echo?msg=hello");
-            assert_eq!(&service.wait_for_access(answer.trace_id())["error"], "decode");
+            service_a.set_reply(Reply::Json(200, body.to_owned()));
+            let response = service.get("/call-echo?msg=hello");
+            assert_eq!(&service.wait_for_access_line(response.trace_id())["error"], "decode");
         }
         let lines = service.stdout();
         assert_eq!(lines.len(), 4, "{lines:#?}");

@@ -1,12 +1,10 @@
-//! Service B as its callers and operators meet it, with a service A that does as a script says.
-//!
-//! A file for each part of what was promised; the names of the tests are the promises.
+//! Integration tests of service B, with the real binary on real sockets and a fake service A.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test that cannot go on fails"
+    reason = "a failed assumption fails the test"
 )]
 
 use testkit::{FakeServer, ProcessBuilder};
@@ -22,14 +20,14 @@ mod secrets;
 mod settings;
 mod traces;
 
-/// Service B on a free port, calling service A at this URL.
+/// Returns a builder for service B on a free port that calls service A at this URL.
 fn service_b(service_a_url: impl AsRef<str>) -> ProcessBuilder {
     ProcessBuilder::new(env!("CARGO_BIN_EXE_service-b"))
         .env("SERVICE_A_URL", service_a_url.as_ref())
 }
 
-/// The labels that name service A in B's metrics.
-fn peer(service_a: &FakeServer) -> [(&'static str, String); 2] {
+/// Returns the labels for service A in the metrics of service B.
+fn server_labels(service_a: &FakeServer) -> [(&'static str, String); 2] {
     let address = service_a.address();
     [("server_address", address.ip().to_string()), ("server_port", address.port().to_string())]
 }

@@ -1,27 +1,30 @@
-//! What each request is answered while all is well, to the byte.
+//! Responses while service A works, and requests that do not call it.
 
 use testkit::http::Request;
 use testkit::{FakeServer, Reply, ReservedPort};
 
-use crate::{CLIENT_DURATION_COUNT, CLIENT_ERRORS, SERVER_DURATION_COUNT, peer, service_b};
+use crate::{
+    CLIENT_DURATION_COUNT, CLIENT_ERRORS, SERVER_DURATION_COUNT, server_labels, service_b,
+};
 
 #[test]
-fn an_echo_comes_back_inside_the_answer() {
+fn echo_is_embedded_in_response() {
     let service_a = FakeServer::start(Reply::echo("hello"));
     let service = service_b(service_a.url()).serve();
-    let answer = service.get("/call-echo?msg=hello");
-    assert_eq!(answer.status, 200);
-    assert_eq!(answer.text(), r#"{"service_a":{"echo":"hello"},"service_b":"ok"}"#);
-    assert_eq!(answer.header("content-type"), Some("application/json"));
-    service.wait_for_access(answer.trace_id());
+    let response = service.get("/call-echo?msg=hello");
+    assert_eq!(response.status, 200);
+    assert_eq!(response.text(), r#"{"service_a":{"echo":"hello"},"service_b":"ok"}"#);
+    assert_eq!(response.header("content-type"), Some("application/json"));
+    service.wait_for_access_line(response.trace_id());
 }
 
+/// Service A receives the decoded message, encoded again.
 #[test]
 fn message_is_percent_encoded() {
     let service_a = FakeServer::start(Reply::echo(""));
     let service = service_b(service_a.url()).serve();
     let long = "x".repeat(60 * 1024);
-    let targets = [
+    let messages = [
         ("hello", "hello"),
         ("a+b%20c", "a+b+c"),
         ("%C3%A9%F0%9F%A6%80", "%C3%A9%F0%9F%A6%80"),
@@ -31,7 +34,7 @@ fn message_is_percent_encoded() {
         ("&msg=a", "a"),
         (&long, &long),
     ];
-    for (number, (sent, received)) in targets.into_iter().enumerate() {
+    for (number, (sent, received)) in messages.into_iter().enumerate() {
         let target = match sent.strip_prefix('&') {
             Some(rest) => format!("/call-echo?x=1&{rest}"),
             None => format!("/call-echo?msg={sent}"),
@@ -43,23 +46,24 @@ fn message_is_percent_encoded() {
 }
 
 #[test]
-fn whatever_service_a_echoes_is_passed_on() {
+fn echo_is_passed_through() {
     let service_a = FakeServer::start(Reply::echo(""));
     let service = service_b(service_a.url()).serve();
-    for (from_a, passed_on) in [
+    for (upstream, embedded) in [
         (r#"{"echo":"é🦀\n\u0000\"\\"}"#, r#"{"echo":"é🦀\n\u0000\"\\"}"#),
         ("{ \"more\": [1], \"echo\": \"\\u00e9\" }\n", r#"{"echo":"é"}"#),
         (r#"{"echo":"</script>"}"#, r#"{"echo":"</script>"}"#),
     ] {
-        service_a.reply(Reply::Json(200, from_a.to_owned()));
-        let answer = service.get("/call-echo?msg=x");
-        assert_eq!(answer.text(), format!(r#"{{"service_a":{passed_on},"service_b":"ok"}}"#));
+        service_a.set_reply(Reply::Json(200, upstream.to_owned()));
+        let response = service.get("/call-echo?msg=x");
+        assert_eq!(response.text(), format!(r#"{{"service_a":{embedded},"service_b":"ok"}}"#));
     }
-    // Any 2xx is a success.
-    service_a.reply(Reply::Json(203, r#"{"echo":"x"}"#.to_owned()));
+    // Any 2xx status is a success.
+    service_a.set_reply(Reply::Json(203, r#"{"echo":"x"}"#.to_owned()));
     assert_eq!(service.get("/call-echo?msg=x").status, 200);
 }
 
+/// Invalid requests do not call service A.
 #[test]
 fn missing_message_returns_400() {
     let service_a = FakeServer::start(Reply::echo(""));
@@ -67,20 +71,23 @@ fn missing_message_returns_400() {
     for target in
         ["/call-echo", "/call-echo?", "/call-echo?msg", "/call-echo?msg=", "/call-echo?other=1"]
     {
-        let answer = service.get(target);
-        assert_eq!(answer.status, 400, "{target}");
-        assert_eq!(answer.text(), r#"{"error":"Missing 'msg' parameter"}"#);
-        assert_eq!(answer.header("content-type"), Some("application/json"));
-        let line = service.wait_for_access(answer.trace_id());
+        let response = service.get(target);
+        assert_eq!(response.status, 400, "{target}");
+        assert_eq!(response.text(), r#"{"error":"Missing 'msg' parameter"}"#);
+        assert_eq!(response.header("content-type"), Some("application/json"));
+        let line = service.wait_for_access_line(response.trace_id());
         assert_eq!((&line["level"], &line["http_status"]), ("warn", "400"));
     }
     for query in ["msg=%ff", "msg=%", "msg=%zz", "msg=a&msg=b"] {
-        let answer = service.get(&format!("/call-echo?{query}"));
-        assert_eq!((answer.status, answer.text()), (400, r#"{"error":"Invalid query string"}"#));
+        let response = service.get(&format!("/call-echo?{query}"));
+        assert_eq!(
+            (response.status, response.text()),
+            (400, r#"{"error":"Invalid query string"}"#)
+        );
     }
     for method in ["POST", "BREW"] {
-        let answer = Request::new(method, "/call-echo?msg=x").send(service.address());
-        assert_eq!(answer.status, 405, "{method}");
+        let response = Request::new(method, "/call-echo?msg=x").send(service.address());
+        assert_eq!(response.status, 405, "{method}");
     }
     assert_eq!(service_a.requests(), []);
     assert_eq!(service.metrics().sum(CLIENT_DURATION_COUNT, &[]), 0.0);
@@ -90,49 +97,62 @@ fn missing_message_returns_400() {
 fn head_has_no_body() {
     let service_a = FakeServer::start(Reply::echo("hello"));
     let service = service_b(service_a.url()).serve();
-    let answer = Request::new("HEAD", "/call-echo?msg=hello").send(service.address());
-    assert_eq!((answer.status, answer.header("content-length")), (200, Some("47")));
+    let response = Request::new("HEAD", "/call-echo?msg=hello").send(service.address());
+    assert_eq!((response.status, response.header("content-length")), (200, Some("47")));
     assert_eq!(service_a.requests().len(), 1);
 }
 
+/// Probes return 200 while service A is down.
 #[test]
 fn probes_ignore_upstream() {
-    let nobody = ReservedPort::take();
-    let service = service_b(format!("http://{}", nobody.address())).serve();
+    let port = ReservedPort::bind();
+    let service = service_b(port.url()).serve();
     for probe in ["/health", "/livez", "/readyz"] {
-        let answer = service.get(probe);
-        assert_eq!((answer.status, answer.text()), (200, r#"{"status":"ok"}"#), "{probe}");
-        assert_eq!(answer.header("x-trace-id"), None, "{probe}");
+        let response = service.get(probe);
+        assert_eq!((response.status, response.text()), (200, r#"{"status":"ok"}"#), "{probe}");
+        assert_eq!(response.header("x-trace-id"), None, "{probe}");
     }
 }
 
 #[test]
-fn a_call_is_one_sample_and_every_error_stands_at_zero_from_the_start() {
+fn error_counters_start_at_zero() {
     let service_a = FakeServer::start(Reply::echo("hello"));
     let service = service_b(service_a.url()).serve();
-    let [address, port] = peer(&service_a);
-    let peer = [(address.0, address.1.as_str()), (port.0, port.1.as_str())];
+    let [address, port] = server_labels(&service_a);
     let page = service.metrics();
     assert_eq!(page.types[CLIENT_ERRORS], "counter");
     for kind in
         ["timeout", "refused", "reset", "dns", "unreachable", "tls", "decode", "canceled", "other"]
     {
-        let labels = [peer[0], peer[1], ("error_type", kind)];
+        let labels = [(address.0, &*address.1), (port.0, &*port.1), ("error_type", kind)];
         assert_eq!(page.value(CLIENT_ERRORS, &labels), Some(0.0), "{kind}");
     }
+}
 
-    let answer = service.get("/call-echo?msg=hello");
-    service.wait_for_access(answer.trace_id());
+#[test]
+fn call_records_one_sample() {
+    let service_a = FakeServer::start(Reply::echo("hello"));
+    let service = service_b(service_a.url()).serve();
+    let response = service.get("/call-echo?msg=hello");
+    service.wait_for_access_line(response.trace_id());
     let page = service.metrics();
     assert_eq!(page.types["http_client_request_duration_seconds"], "histogram");
     let calls: Vec<_> = page.named(CLIENT_DURATION_COUNT).collect();
     let [call] = calls.as_slice() else { panic!("{calls:?}") };
     let labels: Vec<_> = call.labels.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-    let method = ("http_request_method", "GET");
-    assert_eq!(labels, [method, ("http_response_status_code", "200"), peer[0], peer[1]]);
+    let [address, port] = server_labels(&service_a);
+    assert_eq!(
+        labels,
+        [
+            ("http_request_method", "GET"),
+            ("http_response_status_code", "200"),
+            (address.0, &*address.1),
+            (port.0, &*port.1),
+        ]
+    );
     assert_eq!(call.value, 1.0);
-    let bounds = page.named("http_client_request_duration_seconds_bucket").count();
-    assert_eq!(bounds, 15);
+    let buckets = page.named("http_client_request_duration_seconds_bucket").count();
+    assert_eq!(buckets, 15);
     assert_eq!(page.sum(CLIENT_ERRORS, &[]), 0.0);
     let served = [("http_route", "/call-echo"), ("http_response_status_code", "200")];
     assert_eq!(page.value(SERVER_DURATION_COUNT, &served), Some(1.0));

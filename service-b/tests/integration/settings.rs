@@ -1,4 +1,4 @@
-//! The settings that service B has beside the common ones.
+//! Settings of service B.
 
 use testkit::http;
 use testkit::{FakeServer, ProcessBuilder, Reply};
@@ -33,6 +33,7 @@ fn help_lists_defaults() {
     assert!(exit.stdout[0].starts_with(concat!("service-b ", env!("CARGO_PKG_VERSION"))));
 }
 
+/// One message contains all invalid settings.
 #[test]
 fn all_invalid_settings_are_reported() {
     let exit = service_b("localhost:8080")
@@ -53,7 +54,7 @@ fn all_invalid_settings_are_reported() {
 }
 
 #[test]
-fn flags_do_what_variables_do() {
+fn flags_match_variables() {
     let service_a = FakeServer::start(Reply::echo("hello"));
     let service = ProcessBuilder::new(env!("CARGO_BIN_EXE_service-b"))
         .env("SERVICE_A_URL", "http://127.0.0.1:1")
@@ -69,11 +70,11 @@ fn flags_do_what_variables_do() {
 
 #[test]
 fn env_proxy_is_ignored() {
-    // A call of a neighbour must not depend on what a shell happens to have set.
+    // Calls between the services must not depend on the proxy settings of a shell.
     let (service_a, proxy) =
         (FakeServer::start(Reply::echo("a")), FakeServer::start(Reply::echo("proxy")));
     let service =
         service_b(service_a.url()).env("HTTP_PROXY", proxy.url()).env("http_proxy", proxy.url());
-    let answer = service.serve().get("/call-echo?msg=hello");
-    assert_eq!(answer.text(), r#"{"service_a":{"echo":"a"},"service_b":"ok"}"#);
+    let response = service.serve().get("/call-echo?msg=hello");
+    assert_eq!(response.text(), r#"{"service_a":{"echo":"a"},"service_b":"ok"}"#);
 }
