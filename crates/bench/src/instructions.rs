@@ -165,7 +165,7 @@ fn send_requests(process: &Process, path: &str, requests: u64) -> Result<()> {
             connection.send(request.as_bytes());
         }
         for connection in &mut connections {
-            let response = connection.answer()?;
+            let response = connection.response()?;
             let is_success = response.status == 200 && response.body.ends_with(b"}");
             ensure!(is_success, "unexpected response: {response:?}");
         }

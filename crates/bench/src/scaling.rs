@@ -128,7 +128,7 @@ fn request_each_route(process: &Process, routes: usize) -> Result<()> {
     let mut connection = Connection::open(process.address());
     for n in 0..routes {
         connection.send(format!("GET /r/{n} HTTP/1.1\r\nHost: bench\r\n\r\n").as_bytes());
-        let status = connection.answer()?.status;
+        let status = connection.response()?.status;
         ensure!(status == 200, "status {status} for /r/{n}");
     }
     Ok(())
