@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::args::Options;
 use crate::interleave::{Sample, interleave, min_median_max};
-use crate::process::{helper, loaded_helper, url};
+use crate::process::helper;
 use crate::services::{MeasuredService, Variant, variables};
 
 /// Maximum number of attempts to complete a round without dropped spans.
@@ -17,7 +17,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Some(url) => url.clone(),
         None => {
             embedded = helper(&["receiver"])?.serve();
-            url(&embedded)
+            embedded.url()
         }
     };
     println!(
@@ -45,9 +45,9 @@ fn run_round(service: MeasuredService, receiver: &str, options: &Options) -> Res
         let service_a = helper(&["baseline-a"])?.serve();
         let mut processes = Vec::new();
         for variant in Variant::ALL {
-            let builder = loaded_helper(&[service.command(variant)])?
+            let builder = helper(&[service.command(variant)])?
                 .envs(variables(variant, receiver))
-                .env("SERVICE_A_URL", url(&service_a));
+                .env("SERVICE_A_URL", service_a.url());
             processes.push((variant, builder.serve()));
         }
         match interleave(processes, service.path(), options.connections, options.seconds) {

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use testkit::http::Connection;
 use testkit::{Process, ProcessBuilder};
 
-use crate::process::{helper, stop, url};
+use crate::process::{helper, stop};
 use crate::services::{MeasuredService, Variant, variables};
 
 /// Number of requests before the counters are reset.
@@ -139,10 +139,10 @@ fn profile_requests(scenario: &Scenario, profile: &Path) -> Result<Cost> {
         .arg(format!("--callgrind-out-file={}", profile.display()))
         .arg(env::current_exe()?)
         .arg(scenario.service.command(scenario.variant))
-        .env("SERVICE_A_URL", url(&service_a))
+        .env("SERVICE_A_URL", service_a.url())
         // With one worker thread, the number of wake-ups does not depend on scheduling.
         .env("TOKIO_WORKER_THREADS", "1")
-        .envs(variables(scenario.variant, &url(&receiver)))
+        .envs(variables(scenario.variant, &receiver.url()))
         .envs(scenario.variable)
         .serve();
     send_requests(&process, scenario.service.path(), WARM_UP)?;

@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 use testkit::Process;
 
 use crate::load::{WrkResult, wrk};
-use crate::process::{cpu_seconds, resident_mib, stop, url};
+use crate::process::{cpu_seconds, resident_mib, stop};
 use crate::services::Variant;
 use crate::spans::wait_for_export;
 
@@ -39,7 +39,7 @@ pub(crate) fn interleave(
 ) -> Result<Vec<Sample>> {
     let mut candidates = Vec::new();
     for (variant, process) in processes {
-        let url = format!("{}{path}", url(&process));
+        let url = format!("{}{path}", process.url());
         wrk(&url, connections, 1)?;
         let cpu_before = cpu_seconds(&process)?;
         candidates.push(Candidate { variant, process, url, cpu_before, results: Vec::new() });

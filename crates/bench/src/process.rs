@@ -3,36 +3,18 @@
 use std::{env, fs};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use testkit::{Process, ProcessBuilder};
+use testkit::{Process, ProcessBuilder, Stdout};
 
 /// Unit of the times in `/proc/PID/stat`, 100 on every Linux that Rust supports.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// Forwards the first line of stdout, which contains the address, and discards the others.
-/// `exec` lets the helper process keep the process id under which it is measured.
-const FIRST_LINE_ONLY: &str = r#"exec "$0" "$@" > >(head -n 1; exec cat >/dev/null)"#;
-
-/// Returns a builder for a helper process.
+/// Returns a builder for a helper process. Keeping the millions of log lines that it writes under load
+/// would cost CPU time and memory beside the process under measurement.
 pub(crate) fn helper(args: &[&str]) -> Result<ProcessBuilder> {
-    Ok(with_args(ProcessBuilder::new(env::current_exe()?), args))
-}
-
-/// Returns a builder for a helper process that writes a log under load. Keeping millions of lines,
-/// as [`ProcessBuilder`] does, would cost CPU time beside the process under measurement.
-pub(crate) fn loaded_helper(args: &[&str]) -> Result<ProcessBuilder> {
-    // An allocator to compare with.
+    // Lets a run compare allocators.
     let preload = env::var_os("LD_PRELOAD").map(|library| ("LD_PRELOAD", library));
-    let bash = ProcessBuilder::new("bash").arg("-c").arg(FIRST_LINE_ONLY).envs(preload);
-    Ok(with_args(bash.arg(env::current_exe()?), args))
-}
-
-fn with_args(builder: ProcessBuilder, args: &[&str]) -> ProcessBuilder {
-    args.iter().fold(builder, |builder, arg| builder.arg(arg))
-}
-
-/// Returns the base URL of `process`.
-pub(crate) fn url(process: &Process) -> String {
-    format!("http://{}", process.address())
+    let builder = ProcessBuilder::new(env::current_exe()?).args(args).envs(preload);
+    Ok(builder.stdout(Stdout::DiscardAfterFirstLine))
 }
 
 /// Returns the CPU time that all threads of `process` have used in user space and the kernel.

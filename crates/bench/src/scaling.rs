@@ -13,7 +13,7 @@ use crate::args::Options;
 use crate::baseline;
 use crate::interleave::{Sample, interleave, min_median_max};
 use crate::load::wrk;
-use crate::process::{helper, loaded_helper, resident_mib, stop, url};
+use crate::process::{helper, resident_mib, stop};
 use crate::services::{MeasuredService, Variant, variables};
 
 /// Number of requests over which memory is observed.
@@ -31,20 +31,20 @@ pub(crate) fn serve_routes(count: usize) -> ExitCode {
 /// Measures and prints everything.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let receiver = helper(&["receiver"])?.serve();
-    let variables = variables(Variant::Full, &url(&receiver));
+    let variables = variables(Variant::Full, &receiver.url());
     let with_telemetry = |builder: ProcessBuilder| builder.envs(variables.clone());
 
-    print_startup(|| helper(&["service-a"]).map(with_telemetry), options.rounds)?;
-    let service_a = || loaded_helper(&["service-a"]).map(|builder| with_telemetry(builder).serve());
+    let service_a = || helper(&["service-a"]).map(with_telemetry);
+    print_startup(service_a, options.rounds)?;
 
     println!(
         "\nconnections  CPU us/request: baseline  instrumented  ratio  requests/s  resident MiB"
     );
     for connections in [1, 10, 100, 1000] {
-        let baseline = loaded_helper(&["baseline-a"])?.serve();
+        let baseline = helper(&["baseline-a"])?.serve();
         let path = MeasuredService::A.path();
         let (cpu, instrumented) =
-            compare(baseline, service_a()?, path, connections, options.seconds)?;
+            compare(baseline, service_a()?.serve(), path, connections, options.seconds)?;
         println!(
             "{connections:11}  {cpu}  {:10.0}  {:12.1}",
             instrumented.per_second, instrumented.resident_mib
@@ -56,8 +56,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     );
     for routes in [10, 600, 10_000] {
         let count = routes.to_string();
-        let baseline = loaded_helper(&["baseline-routes", &count])?.serve();
-        let instrumented = with_telemetry(loaded_helper(&["routes", &count])?).serve();
+        let baseline = helper(&["baseline-routes", &count])?.serve();
+        let instrumented = with_telemetry(helper(&["routes", &count])?).serve();
         request_each_route(&instrumented, routes)?;
         let scrapes: Vec<_> = (0..5).map(|_| instrumented.get("/metrics")).collect();
         let series = scrapes[0].text().lines().filter(|line| !line.starts_with('#')).count();
@@ -71,7 +71,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         );
     }
 
-    print_memory(&service_a()?, options.connections)
+    print_memory(&service_a()?.serve(), options.connections)
 }
 
 fn print_startup(builder: impl Fn() -> Result<ProcessBuilder>, rounds: u32) -> Result<()> {
@@ -95,7 +95,7 @@ fn print_startup(builder: impl Fn() -> Result<ProcessBuilder>, rounds: u32) -> R
 
 fn print_memory(process: &Process, connections: usize) -> Result<()> {
     println!("\nrequests so far  resident MiB");
-    let url = format!("{}{}", url(process), MeasuredService::A.path());
+    let url = format!("{}{}", process.url(), MeasuredService::A.path());
     let mut requests = 0.0;
     while requests < REQUESTS {
         let next = requests + REQUESTS / 10.0;
