@@ -1,7 +1,6 @@
 //! Command line.
 
 use clap::{Parser, Subcommand};
-use reqwest::Url;
 
 /// Measures the cost of the telemetry against baselines of the services without it
 #[derive(Debug, Parser)]
@@ -25,9 +24,6 @@ pub(crate) struct Options {
     /// Number of client connections
     #[arg(long, value_name = "N", default_value_t = 32)]
     pub(crate) connections: usize,
-    /// OTLP/gRPC endpoint that `compare` exports to instead of an embedded Jaeger
-    #[arg(long, value_name = "URL")]
-    pub(crate) receiver: Option<String>,
 }
 
 /// Measurements, and the helper processes that they start.
@@ -57,10 +53,7 @@ pub(crate) enum Command {
     #[command(hide = true)]
     BaselineA,
     #[command(hide = true)]
-    BaselineB {
-        #[arg(long, env)]
-        service_a_url: Url,
-    },
+    BaselineB,
     #[command(hide = true)]
     BaselineRoutes { count: usize },
     #[command(hide = true)]

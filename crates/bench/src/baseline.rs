@@ -1,20 +1,21 @@
 //! Baselines: the handlers of the services without telemetry, on the plainest server and client that
 //! axum and reqwest offer. The cost of telemetry is the difference to them.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::env;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::Result;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
 use strict_query::StrictQuery;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+
+use crate::process::{log_listening, terminated};
 
 #[derive(Deserialize)]
 struct EchoParams {
@@ -33,11 +34,6 @@ struct CallEchoResponse {
     service_b: &'static str,
 }
 
-#[derive(Serialize)]
-struct ErrorBody {
-    error: String,
-}
-
 #[derive(Clone)]
 struct ServiceAClient {
     client: reqwest::Client,
@@ -49,11 +45,11 @@ pub(crate) fn service_a() -> Router {
     Router::new().route("/echo", get(echo))
 }
 
-/// Returns the router of service B, which calls service A at `service_a_url`.
-pub(crate) fn service_b(service_a_url: &Url) -> Result<Router> {
+/// Returns the router of service B, which calls service A at `SERVICE_A_URL`.
+pub(crate) fn service_b() -> Result<Router> {
     let client =
         reqwest::Client::builder().timeout(Duration::from_secs(1)).tcp_nodelay(true).build()?;
-    let echo_url = service_a_url.join("echo")?;
+    let echo_url = env::var("SERVICE_A_URL")?.parse::<Url>()?.join("echo")?;
     let service_a = ServiceAClient { client, echo_url };
     Ok(Router::new().route("/call-echo", get(call_echo)).with_state(service_a))
 }
@@ -72,18 +68,6 @@ pub(crate) async fn serve(router: Router) -> Result<()> {
     Ok(axum::serve(listener, router).with_graceful_shutdown(terminated()).await?)
 }
 
-/// Prints the log line from which [`testkit::Process::address`] reads the address.
-pub(crate) fn log_listening(address: SocketAddr) {
-    println!(r#"{{"msg":"listening","address":"{address}"}}"#);
-}
-
-/// Waits for SIGTERM.
-pub(crate) async fn terminated() {
-    if let Ok(mut terminate) = signal(SignalKind::terminate()) {
-        terminate.recv().await;
-    }
-}
-
 async fn echo(StrictQuery(params): StrictQuery<EchoParams>) -> Json<Echo> {
     Json(Echo { echo: params.msg })
 }
@@ -91,18 +75,13 @@ async fn echo(StrictQuery(params): StrictQuery<EchoParams>) -> Json<Echo> {
 async fn call_echo(
     State(service_a): State<ServiceAClient>,
     StrictQuery(params): StrictQuery<EchoParams>,
-) -> Response {
+) -> Result<Json<CallEchoResponse>, (StatusCode, String)> {
     if params.msg.is_empty() {
-        let error = "Missing 'msg' parameter".to_owned();
-        return (StatusCode::BAD_REQUEST, Json(ErrorBody { error })).into_response();
+        return Err((StatusCode::BAD_REQUEST, "Missing 'msg' parameter".to_owned()));
     }
-    match fetch_echo(&service_a, &params.msg).await {
-        Ok(echo) => Json(CallEchoResponse { service_a: echo, service_b: "ok" }).into_response(),
-        Err(error) => {
-            let error = error.to_string();
-            (StatusCode::SERVICE_UNAVAILABLE, Json(ErrorBody { error })).into_response()
-        }
-    }
+    let echo = fetch_echo(&service_a, &params.msg).await;
+    let service_a = echo.map_err(|error| (StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
+    Ok(Json(CallEchoResponse { service_a, service_b: "ok" }))
 }
 
 async fn fetch_echo(service_a: &ServiceAClient, msg: &str) -> reqwest::Result<Echo> {

@@ -1,56 +1,53 @@
 //! Comparison of the services with their baselines: CPU, throughput, latency and memory.
 
 use anyhow::Result;
+use testkit::Process;
 
 use crate::args::Options;
-use crate::interleave::{Sample, interleave, min_median_max};
+use crate::interleave::{Sample, interleave, median, summary};
 use crate::process::helper;
-use crate::services::{MeasuredService, Variant, variables};
+use crate::services::{
+    BASELINE, FULL, MeasuredService, ONE_PERCENT, SERVICE_A, SERVICE_B, Variant,
+};
 
 /// Maximum number of attempts to complete a round without dropped spans.
 const ATTEMPTS: u32 = 3;
 
+const COMPARED: [Variant; 3] = [BASELINE, FULL, ONE_PERCENT];
+
 /// Measures and prints the comparison.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let embedded;
-    let receiver = match &options.receiver {
-        Some(url) => url.clone(),
-        None => {
-            embedded = helper(&["receiver"])?.serve();
-            embedded.url()
-        }
-    };
+    let receiver = helper(&["receiver"])?.serve();
     println!(
-        "{} rounds of {} turns of one second, {} connections, spans to {receiver} over gRPC, logs to a pipe",
+        "{} rounds of {} turns of one second, {} connections, spans to Jaeger over gRPC, logs to a pipe",
         options.rounds, options.seconds, options.connections
     );
-    for service in [MeasuredService::A, MeasuredService::B] {
-        let mut samples: [Vec<Sample>; 3] = Default::default();
+    for service in [SERVICE_A, SERVICE_B] {
+        let mut rounds = Vec::new();
         for number in 1..=options.rounds {
-            let round = run_round(service, &receiver, options)?;
-            for (samples, sample) in samples.iter_mut().zip(round) {
-                samples.push(sample);
-            }
-            eprintln!("service {service:?}: round {number} of {} completed", options.rounds);
+            rounds.push(run_round(service, &receiver, options)?);
+            eprintln!("service-{}: round {number} of {} completed", service.name, options.rounds);
         }
-        print(service, &samples);
+        print(service, &rounds);
     }
     Ok(())
 }
 
 /// Runs one round and repeats it if it fails, because a round with dropped spans is invalid.
-fn run_round(service: MeasuredService, receiver: &str, options: &Options) -> Result<Vec<Sample>> {
+fn run_round(
+    service: MeasuredService,
+    receiver: &Process,
+    options: &Options,
+) -> Result<Vec<Sample>> {
     let mut attempt = 1;
     loop {
         let service_a = helper(&["baseline-a"])?.serve();
         let mut processes = Vec::new();
-        for variant in Variant::ALL {
-            let builder = helper(&[service.command(variant)])?
-                .envs(variables(variant, receiver))
-                .env("SERVICE_A_URL", service_a.url());
-            processes.push((variant, builder.serve()));
+        for variant in COMPARED {
+            let builder = variant.configure(helper(&[&service.command(variant)])?, receiver);
+            processes.push((variant, builder.env("SERVICE_A_URL", service_a.url()).serve()));
         }
-        match interleave(processes, service.path(), options.connections, options.seconds) {
+        match interleave(processes, service.path, options.connections, options.seconds) {
             Err(error) if attempt < ATTEMPTS => eprintln!("round discarded: {error:#}"),
             result => return result,
         }
@@ -58,10 +55,10 @@ fn run_round(service: MeasuredService, receiver: &str, options: &Options) -> Res
     }
 }
 
-fn print(service: MeasuredService, samples: &[Vec<Sample>; 3]) {
+fn print(service: MeasuredService, rounds: &[Vec<Sample>]) {
     println!(
-        "\nservice {service:?} `GET {}`: median, [min..max], median ratio to the baseline of the same round",
-        service.path()
+        "\nservice-{} `GET {}`: median, [min..max], median ratio to the baseline of the same round",
+        service.name, service.path
     );
     println!(
         "{:12} {:>26} {:>24} {:>20} {:>20} {:>24}",
@@ -75,15 +72,12 @@ fn print(service: MeasuredService, samples: &[Vec<Sample>; 3]) {
         (20, 2, |sample| sample.p99_ms),
         (24, 1, |sample| sample.resident_mib),
     ];
-    let baseline = &samples[0];
-    for (variant, samples) in Variant::ALL.into_iter().zip(samples) {
-        print!("{variant:12}");
+    for (index, variant) in COMPARED.iter().enumerate() {
+        print!("{:12}", variant.name);
         for (width, digits, value) in columns {
-            let ratios =
-                samples.iter().zip(baseline).map(|(sample, base)| value(sample) / value(base));
-            let (_, ratio, _) = min_median_max(ratios);
-            let (min, median, max) = min_median_max(samples.iter().map(value));
-            let text = format!("{median:.digits$} [{min:.digits$}..{max:.digits$}] x{ratio:.2}");
+            let ratios = rounds.iter().map(|round| value(&round[index]) / value(&round[0]));
+            let values = rounds.iter().map(|round| value(&round[index]));
+            let text = format!("{} x{:.2}", summary(values, digits), median(ratios));
             print!(" {text:>width$}");
         }
         println!();

@@ -1,13 +1,18 @@
 //! Interleaved load: several processes run side by side and receive load in turns of one second, so
 //! that interference on a shared machine affects all of them. Idle processes cost almost nothing.
 
+use std::thread;
+use std::time::{Duration, Instant};
+
 use anyhow::{Result, ensure};
 use testkit::Process;
 
 use crate::load::{WrkResult, wrk};
 use crate::process::{cpu_seconds, resident_mib, stop};
-use crate::services::Variant;
-use crate::spans::wait_for_export;
+use crate::services::{BASELINE, FULL, Variant};
+
+/// Maximum time until the last batch is exported.
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Measurements of one process over all its turns.
 #[derive(Debug, Clone, Copy)]
@@ -61,12 +66,12 @@ impl Candidate {
         let Self { variant, process, cpu_before, results, .. } = self;
         let requests: f64 = results.iter().map(|result| result.requests).sum();
         // The cost includes the export of the spans in the queue.
-        if variant != Variant::Baseline {
+        if variant != BASELINE {
             let exported = wait_for_export(&process)?;
-            let is_complete = variant != Variant::Full || exported >= requests;
+            let is_complete = variant != FULL || exported >= requests;
             ensure!(is_complete, "{exported} spans exported for {requests} requests");
         }
-        let median = |value: fn(&WrkResult) -> f64| min_median_max(results.iter().map(value)).1;
+        let median = |value: fn(&WrkResult) -> f64| median(results.iter().map(value));
         let sample = Sample {
             cpu_us: (cpu_seconds(&process)? - cpu_before) * 1e6 / requests,
             per_second: median(|result| result.per_second),
@@ -79,8 +84,39 @@ impl Candidate {
     }
 }
 
+/// Waits until every span is exported and returns the number of spans, from the `otel_sdk_*` counters.
+///
+/// # Errors
+/// Fails if a span was dropped or is not exported in time.
+fn wait_for_export(service: &Process) -> Result<f64> {
+    let deadline = Instant::now() + EXPORT_TIMEOUT;
+    loop {
+        let page = service.metrics();
+        let started = page.sum("otel_sdk_span_started_total", &[]);
+        // Series of dropped spans have labels.
+        let mut series = page.named("otel_sdk_exporter_span_exported_total");
+        let exported = series.find(|sample| sample.labels.is_empty()).map_or(0.0, |s| s.value);
+        if started == exported {
+            return Ok(exported);
+        }
+        ensure!(Instant::now() < deadline, "only {exported} of {started} spans were exported");
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Returns the median of `values`.
+pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    min_median_max(values).1
+}
+
+/// Formats the median, minimum and maximum of `values`.
+pub(crate) fn summary(values: impl IntoIterator<Item = f64>, digits: usize) -> String {
+    let (min, median, max) = min_median_max(values);
+    format!("{median:.digits$} [{min:.digits$}..{max:.digits$}]")
+}
+
 /// Returns the minimum, median and maximum of `values`.
-pub(crate) fn min_median_max(values: impl IntoIterator<Item = f64>) -> (f64, f64, f64) {
+fn min_median_max(values: impl IntoIterator<Item = f64>) -> (f64, f64, f64) {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
     let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);

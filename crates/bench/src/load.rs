@@ -45,15 +45,12 @@ fn parse(text: &str) -> Result<WrkResult> {
 }
 
 fn milliseconds(text: &str) -> Result<f64> {
-    let unit = text.find(|c: char| c.is_ascii_alphabetic()).context("time without a unit")?;
-    let (number, unit) = text.split_at(unit);
-    let factor = match unit {
-        "us" => 0.001,
-        "ms" => 1.0,
-        "s" => 1000.0,
-        _ => bail!("time with an unknown unit: {text}"),
-    };
-    Ok(number.parse::<f64>()? * factor)
+    for (unit, factor) in [("us", 0.001), ("ms", 1.0), ("s", 1000.0)] {
+        if let Some(number) = text.strip_suffix(unit) {
+            return Ok(number.parse::<f64>()? * factor);
+        }
+    }
+    bail!("time without a known unit: {text}")
 }
 
 #[cfg(test)]

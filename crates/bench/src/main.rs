@@ -14,10 +14,8 @@ mod instructions;
 mod interleave;
 mod load;
 mod process;
-mod receiver;
 mod scaling;
 mod services;
-mod spans;
 
 use args::{Args, Command};
 
@@ -36,11 +34,9 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::ServiceB => return Ok(service_b::main(["service-b".into()])),
         Command::Routes { count } => return Ok(scaling::serve_routes(count)),
         Command::BaselineA => baseline::serve(baseline::service_a())?,
-        Command::BaselineB { service_a_url } => {
-            baseline::serve(baseline::service_b(&service_a_url)?)?;
-        }
+        Command::BaselineB => baseline::serve(baseline::service_b()?)?,
         Command::BaselineRoutes { count } => baseline::serve(baseline::routes(count))?,
-        Command::Receiver => receiver::serve()?,
+        Command::Receiver => process::serve_receiver()?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,9 +1,12 @@
 //! Helper processes, which are this program with other arguments.
 
+use std::net::SocketAddr;
 use std::{env, fs};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
+use embedded_jaeger::JaegerConfig;
 use testkit::{Process, ProcessBuilder, Stdout};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Unit of the times in `/proc/PID/stat`, 100 on every Linux that Rust supports.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -11,10 +14,30 @@ const TICKS_PER_SECOND: f64 = 100.0;
 /// Returns a builder for a helper process. Keeping the millions of log lines that it writes under load
 /// would cost CPU time and memory beside the process under measurement.
 pub(crate) fn helper(args: &[&str]) -> Result<ProcessBuilder> {
-    // Lets a run compare allocators.
-    let preload = env::var_os("LD_PRELOAD").map(|library| ("LD_PRELOAD", library));
-    let builder = ProcessBuilder::new(env::current_exe()?).args(args).envs(preload);
+    let builder = ProcessBuilder::new(env::current_exe()?).args(args);
     Ok(builder.stdout(Stdout::DiscardAfterFirstLine))
+}
+
+/// Receives spans with the lab's embedded Jaeger until SIGTERM.
+#[tokio::main(flavor = "current_thread")]
+pub(crate) async fn serve_receiver() -> Result<()> {
+    let jaeger = embedded_jaeger::start(JaegerConfig::with_ephemeral_ports()).await?;
+    log_listening(jaeger.otlp_grpc_addr());
+    terminated().await;
+    jaeger.stop().await;
+    Ok(())
+}
+
+/// Prints the log line from which [`testkit::Process::address`] reads the address.
+pub(crate) fn log_listening(address: SocketAddr) {
+    println!(r#"{{"msg":"listening","address":"{address}"}}"#);
+}
+
+/// Waits for SIGTERM.
+pub(crate) async fn terminated() {
+    if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+        terminate.recv().await;
+    }
 }
 
 /// Returns the CPU time that all threads of `process` have used in user space and the kernel.
@@ -22,11 +45,9 @@ pub(crate) fn cpu_seconds(process: &Process) -> Result<f64> {
     let path = format!("/proc/{}/stat", process.id());
     let stat = fs::read_to_string(&path).context(path)?;
     let (_, fields) = stat.rsplit_once(") ").context("process name missing in /proc/PID/stat")?;
-    let mut ticks = fields.split(' ').skip(11).map(str::parse::<f64>);
-    match (ticks.next(), ticks.next()) {
-        (Some(Ok(user)), Some(Ok(system))) => Ok((user + system) / TICKS_PER_SECOND),
-        _ => bail!("CPU times missing in /proc/PID/stat: {stat}"),
-    }
+    // The times in user space and in the kernel.
+    let ticks: Result<f64, _> = fields.split(' ').skip(11).take(2).map(str::parse::<f64>).sum();
+    Ok(ticks? / TICKS_PER_SECOND)
 }
 
 /// Returns the resident memory of `process` in MiB.

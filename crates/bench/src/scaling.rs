@@ -5,16 +5,15 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
-use testkit::http::Connection;
+use anyhow::{Result, ensure};
 use testkit::{Process, ProcessBuilder};
 
 use crate::args::Options;
 use crate::baseline;
-use crate::interleave::{Sample, interleave, min_median_max};
+use crate::interleave::{Sample, interleave, median, summary};
 use crate::load::wrk;
 use crate::process::{helper, resident_mib, stop};
-use crate::services::{MeasuredService, Variant, variables};
+use crate::services::{BASELINE, FULL, SERVICE_A};
 
 /// Number of requests over which memory is observed.
 const REQUESTS: f64 = 10_000_000.0;
@@ -31,10 +30,8 @@ pub(crate) fn serve_routes(count: usize) -> ExitCode {
 /// Measures and prints everything.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let receiver = helper(&["receiver"])?.serve();
-    let variables = variables(Variant::Full, &receiver.url());
-    let with_telemetry = |builder: ProcessBuilder| builder.envs(variables.clone());
-
-    let service_a = || helper(&["service-a"]).map(with_telemetry);
+    let instrumented = |args: &[&str]| Ok(FULL.configure(helper(args)?, &receiver));
+    let service_a = || instrumented(&["service-a"]);
     print_startup(service_a, options.rounds)?;
 
     println!(
@@ -42,9 +39,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     );
     for connections in [1, 10, 100, 1000] {
         let baseline = helper(&["baseline-a"])?.serve();
-        let path = MeasuredService::A.path();
+        let service_a = service_a()?.serve();
         let (cpu, instrumented) =
-            compare(baseline, service_a()?.serve(), path, connections, options.seconds)?;
+            compare(baseline, service_a, SERVICE_A.path, connections, options.seconds)?;
         println!(
             "{connections:11}  {cpu}  {:10.0}  {:12.1}",
             instrumented.per_second, instrumented.resident_mib
@@ -57,12 +54,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     for routes in [10, 600, 10_000] {
         let count = routes.to_string();
         let baseline = helper(&["baseline-routes", &count])?.serve();
-        let instrumented = with_telemetry(helper(&["routes", &count])?).serve();
-        request_each_route(&instrumented, routes)?;
+        let instrumented = instrumented(&["routes", &count])?.serve();
+        // Creates the series of each route.
+        for n in 0..routes {
+            let response = instrumented.get(&format!("/r/{n}"));
+            ensure!(response.status == 200, "{response:?}");
+        }
         let scrapes: Vec<_> = (0..5).map(|_| instrumented.get("/metrics")).collect();
         let series = scrapes[0].text().lines().filter(|line| !line.starts_with('#')).count();
-        let (_, scrape_ms, _) =
-            min_median_max(scrapes.iter().map(|scrape| scrape.elapsed.as_secs_f64() * 1e3));
+        let scrape_ms = median(scrapes.iter().map(|scrape| scrape.elapsed.as_secs_f64() * 1e3));
         let (cpu, instrumented) =
             compare(baseline, instrumented, "/r/7", options.connections, options.seconds)?;
         println!(
@@ -85,21 +85,17 @@ fn print_startup(builder: impl Fn() -> Result<ProcessBuilder>, rounds: u32) -> R
         idle_mib.push(resident_mib(&process));
         stop(&process)?;
     }
-    let show = |values| {
-        let (min, median, max) = min_median_max(values);
-        format!("{median:.1} [{min:.1}..{max:.1}]")
-    };
-    println!("startup: {} ms until listening, {} MiB idle", show(startup_ms), show(idle_mib));
+    let (startup_ms, idle_mib) = (summary(startup_ms, 1), summary(idle_mib, 1));
+    println!("startup: {startup_ms} ms until listening, {idle_mib} MiB idle");
     Ok(())
 }
 
 fn print_memory(process: &Process, connections: usize) -> Result<()> {
     println!("\nrequests so far  resident MiB");
-    let url = format!("{}{}", process.url(), MeasuredService::A.path());
+    let url = format!("{}{}", process.url(), SERVICE_A.path);
     let mut requests = 0.0;
-    while requests < REQUESTS {
-        let next = requests + REQUESTS / 10.0;
-        while requests < next {
+    for tenth in 1..=10 {
+        while requests < REQUESTS / 10.0 * f64::from(tenth) {
             requests += wrk(&url, connections, 5)?.requests;
         }
         println!("{requests:15.0}  {:12.1}", resident_mib(process));
@@ -115,21 +111,8 @@ fn compare(
     connections: usize,
     turns: u32,
 ) -> Result<(String, Sample)> {
-    let processes = vec![(Variant::Baseline, baseline), (Variant::Full, instrumented)];
-    let [baseline, instrumented] = interleave(processes, path, connections, turns)?[..] else {
-        bail!("expected two samples");
-    };
-    let (baseline, cpu) = (baseline.cpu_us, instrumented.cpu_us);
-    Ok((format!("{baseline:24.1}  {cpu:12.1}  {:5.2}", cpu / baseline), instrumented))
-}
-
-/// Sends one request to each route to create its series.
-fn request_each_route(process: &Process, routes: usize) -> Result<()> {
-    let mut connection = Connection::open(process.address());
-    for n in 0..routes {
-        connection.send(format!("GET /r/{n} HTTP/1.1\r\nHost: bench\r\n\r\n").as_bytes());
-        let status = connection.response()?.status;
-        ensure!(status == 200, "status {status} for /r/{n}");
-    }
-    Ok(())
+    let processes = vec![(BASELINE, baseline), (FULL, instrumented)];
+    let samples = interleave(processes, path, connections, turns)?;
+    let (baseline, cpu) = (samples[0].cpu_us, samples[1].cpu_us);
+    Ok((format!("{baseline:24.1}  {cpu:12.1}  {:5.2}", cpu / baseline), samples[1]))
 }

@@ -1,17 +1,16 @@
 //! HTTP server that misbehaves in ways that no real server can be configured to.
 
-use std::collections::BTreeMap;
-use std::io::{self, BufReader, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Weak};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use socket2::SockRef;
 
 use crate::event_log::EventLog;
-use crate::http::{read_body, read_headers};
+use crate::http::{Headers, read_body, read_headers};
 use crate::wait::TEST_TIMEOUT;
 
 /// Interval between the bytes of [`Reply::SlowBody`]. It is far below any read timeout, so that a client
@@ -58,8 +57,8 @@ impl Reply {
 pub struct ReceivedRequest {
     /// Request line: method, target and version.
     pub line: String,
-    /// Headers, names in lower case; values of repeated headers are joined with commas.
-    pub headers: BTreeMap<String, String>,
+    /// Headers.
+    pub headers: Headers,
     /// Body, without chunked encoding.
     pub body: Vec<u8>,
 }
@@ -76,7 +75,8 @@ struct Shared {
     reply: Mutex<Reply>,
     requests: EventLog<ReceivedRequest>,
     closed: EventLog<()>,
-    sends_delayed: EventLog<()>,
+    /// Closed once delayed responses are sent.
+    delay: EventLog<()>,
     /// Connections accepted so far; `None` once the server is dropped.
     streams: Mutex<Option<Vec<Weak<TcpStream>>>>,
 }
@@ -94,7 +94,7 @@ impl FakeServer {
             reply: Mutex::new(reply),
             requests: EventLog::default(),
             closed: EventLog::default(),
-            sends_delayed: EventLog::default(),
+            delay: EventLog::default(),
             streams: Mutex::new(Some(Vec::new())),
         });
         let acceptor = Arc::clone(&shared);
@@ -133,7 +133,7 @@ impl FakeServer {
 
     /// Sends all [delayed](Reply::Delayed) responses. Later ones are sent immediately.
     pub fn send_delayed(&self) {
-        self.shared.sends_delayed.push(());
+        self.shared.delay.close();
     }
 
     /// Returns the requests received so far.
@@ -166,7 +166,7 @@ impl Drop for FakeServer {
                 let _ = stream.shutdown(Shutdown::Both);
             }
         }
-        self.shared.sends_delayed.push(());
+        self.shared.delay.close();
         // Wakes the accepting thread, which then closes the listener.
         let _ = TcpStream::connect_timeout(&self.address, TEST_TIMEOUT);
     }
@@ -184,8 +184,7 @@ impl Shared {
             let reply = self.reply.lock().clone();
             self.requests.push(ReceivedRequest { line, headers, body });
             if let Reply::Delayed(..) = reply {
-                self.sends_delayed
-                    .wait_for("a call of send_delayed", |calls| calls.first().copied());
+                self.delay.wait_until_closed();
             }
             match reply {
                 Reply::Json(status, body) | Reply::Delayed(status, body) => {
@@ -211,24 +210,17 @@ impl Shared {
                 }
                 Reply::SlowBody(bytes) => {
                     stream.write_all(&bytes)?;
-                    return repeat(stream, b"x", SLOW_BODY_INTERVAL);
+                    loop {
+                        stream.write_all(b"x")?;
+                        thread::sleep(SLOW_BODY_INTERVAL);
+                    }
                 }
                 Reply::EndlessBody(bytes) => {
                     stream.write_all(&bytes)?;
-                    return repeat(stream, &[b'x'; 64 * 1024], Duration::ZERO);
+                    // Limited to 4 GiB, so that a client that never stops reading fails its own test only.
+                    return io::copy(&mut io::repeat(b'x').take(4 << 30), &mut stream).map(drop);
                 }
             }
         }
     }
-}
-
-/// Writes `block` at this interval. Limited to [`TEST_TIMEOUT`], so that a client that never stops reading
-/// fails its own test only.
-fn repeat(mut output: impl Write, block: &[u8], interval: Duration) -> io::Result<()> {
-    let deadline = Instant::now() + TEST_TIMEOUT;
-    while Instant::now() < deadline {
-        output.write_all(block)?;
-        thread::sleep(interval);
-    }
-    Ok(())
 }

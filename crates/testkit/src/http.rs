@@ -8,13 +8,16 @@ use std::time::{Duration, Instant};
 
 use crate::wait::TEST_TIMEOUT;
 
+/// Headers of a message, names in lower case. Values of repeated headers are joined with commas.
+pub type Headers = BTreeMap<String, String>;
+
 /// Complete HTTP response.
 #[derive(Debug, Clone)]
 pub struct Response {
     /// Status code.
     pub status: u16,
-    /// Headers, names in lower case; values of repeated headers are joined with commas.
-    pub headers: BTreeMap<String, String>,
+    /// Headers.
+    pub headers: Headers,
     /// Body, without chunked encoding.
     pub body: Vec<u8>,
     /// Time from just before the connection was opened until the end of the body.
@@ -183,11 +186,9 @@ impl Connection {
 }
 
 /// Reads the first line and the headers of a message.
-pub(crate) fn read_headers(
-    input: &mut impl BufRead,
-) -> io::Result<(String, BTreeMap<String, String>)> {
+pub(crate) fn read_headers(input: &mut impl BufRead) -> io::Result<(String, Headers)> {
     let first_line = read_line(input)?;
-    let mut headers: BTreeMap<String, String> = BTreeMap::new();
+    let mut headers = Headers::new();
     loop {
         let line = read_line(input)?;
         if line.is_empty() {
@@ -203,10 +204,7 @@ pub(crate) fn read_headers(
 }
 
 /// Reads the body of a message with these headers.
-pub(crate) fn read_body(
-    input: &mut impl BufRead,
-    headers: &BTreeMap<String, String>,
-) -> io::Result<Vec<u8>> {
+pub(crate) fn read_body(input: &mut impl BufRead, headers: &Headers) -> io::Result<Vec<u8>> {
     let mut body = Vec::new();
     if let Some(length) = headers.get("content-length") {
         body.resize(length.parse().map_err(|_| invalid_data(length))?, 0);

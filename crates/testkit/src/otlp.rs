@@ -72,7 +72,7 @@ pub struct Span {
     pub trace_state: String,
     /// Span name.
     pub name: String,
-    /// `server`, `client`, `internal` or `other`.
+    /// `server`, `client` or `other`.
     pub kind: &'static str,
     /// Attributes with their types.
     pub attributes: BTreeMap<String, serde_json::Value>,
@@ -271,8 +271,8 @@ async fn export_http(
         let decompressed = flate2::read::GzDecoder::new(&*body).read_to_end(&mut bytes);
         decompressed.map_err(|_| StatusCode::BAD_REQUEST)?;
     }
-    let request = ExportTraceServiceRequest::decode(&*bytes);
-    let request = request.map_err(|_| StatusCode::BAD_REQUEST)?;
+    let request =
+        ExportTraceServiceRequest::decode(&*bytes).map_err(|_| StatusCode::BAD_REQUEST)?;
     let response = state.handle(Protocol::HttpProtobuf, headers, request).await;
     let status = |(_, status)| StatusCode::from_u16(status).unwrap();
     response.map(|response| response.encode_to_vec()).map_err(status)
@@ -288,7 +288,6 @@ fn convert_span(span: wire::Span, resource: &[KeyValue]) -> Span {
         kind: match span.kind() {
             wire::span::SpanKind::Server => "server",
             wire::span::SpanKind::Client => "client",
-            wire::span::SpanKind::Internal => "internal",
             _ => "other",
         },
         status: match status.code() {
@@ -299,10 +298,7 @@ fn convert_span(span: wire::Span, resource: &[KeyValue]) -> Span {
         status_message: status.message,
         attributes: attributes(&span.attributes),
         resource: attributes(resource),
-        duration_ns: span
-            .end_time_unix_nano
-            .checked_sub(span.start_time_unix_nano)
-            .expect("a span that ends after its start"),
+        duration_ns: span.end_time_unix_nano - span.start_time_unix_nano,
         name: span.name,
     }
 }

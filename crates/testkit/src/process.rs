@@ -21,8 +21,8 @@ use crate::{http, prometheus};
 
 /// Environment variables that child processes inherit. A test sets all others explicitly, so that the
 /// `OTEL_*` and `RUST_LOG` variables of a shell cannot change its result.
-const INHERITED: [&str; 6] =
-    ["PATH", "SYSTEMROOT", "TMPDIR", "TEMP", "LD_LIBRARY_PATH", "LLVM_PROFILE_FILE"];
+const INHERITED: [&str; 7] =
+    ["PATH", "SYSTEMROOT", "TMPDIR", "TEMP", "LD_LIBRARY_PATH", "LD_PRELOAD", "LLVM_PROFILE_FILE"];
 
 /// Handling of a process's stdout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,8 +61,7 @@ impl ProcessBuilder {
     /// If the example has not been built.
     pub fn example(name: &str) -> Self {
         let test = std::env::current_exe().expect("path of the test binary");
-        let directory = test.parent().and_then(|deps| deps.parent()).expect("a target directory");
-        let path = directory.join("examples").join(name);
+        let path = test.ancestors().nth(2).expect("a target directory").join("examples").join(name);
         assert!(path.exists(), "{path:?} is missing; run `cargo build --examples`");
         Self::new(path)
     }
@@ -146,14 +145,8 @@ fn read_lines(
     let capacity = if stdout == Stdout::BlockAfterFirstLine { 1 } else { 8192 };
     thread::spawn(move || {
         let mut pipe = BufReader::with_capacity(capacity, pipe);
-        loop {
-            let mut line = Vec::new();
-            match pipe.read_until(b'\n', &mut line) {
-                Ok(1..) => {}
-                Ok(0) | Err(_) => break,
-            }
-            let line = String::from_utf8_lossy(&line);
-            lines.push(line.strip_suffix('\n').unwrap_or(&line).to_owned());
+        while let Some(Ok(line)) = pipe.by_ref().split(b'\n').next() {
+            lines.push(String::from_utf8_lossy(&line).into_owned());
             match stdout {
                 Stdout::Read => continue,
                 Stdout::DiscardAfterFirstLine => drop(io::copy(&mut pipe, &mut io::sink())),
@@ -299,8 +292,7 @@ impl Process {
     /// # Panics
     /// If the process rejects `faults`.
     pub fn set_faults(&self, faults: &str) {
-        let request = http::Request::new("PUT", "/faults").body(faults);
-        let response = request.send(self.address());
+        let response = http::Request::new("PUT", "/faults").body(faults).send(self.address());
         assert_eq!(response.status, 200, "{response:?}");
     }
 

@@ -33,19 +33,17 @@ impl Page {
         let mut series = BTreeSet::new();
         let mut page = Self { types: BTreeMap::new(), samples: Vec::new() };
         for line in text.lines().filter(|line| !line.is_empty()) {
-            if let Some(comment) = line.strip_prefix("# ") {
-                if let Some((name, kind)) =
-                    comment.strip_prefix("TYPE ").and_then(|rest| rest.split_once(' '))
-                {
-                    let previous = page.types.insert(name.to_owned(), kind.to_owned());
-                    assert_eq!(previous, None, "duplicate type: {line}");
-                }
-                continue;
+            if let Some(metric) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = metric.split_once(' ').expect("a name and a type");
+                let previous = page.types.insert(name.to_owned(), kind.to_owned());
+                assert_eq!(previous, None, "duplicate type: {line}");
+            } else if !line.starts_with("# ") {
+                let sample =
+                    parse_sample(line).unwrap_or_else(|| panic!("malformed sample: {line:?}"));
+                let is_new = series.insert((sample.name.clone(), sample.labels.clone()));
+                assert!(is_new, "duplicate series: {line}");
+                page.samples.push(sample);
             }
-            let sample = parse_sample(line).unwrap_or_else(|| panic!("malformed sample: {line:?}"));
-            let is_new = series.insert((sample.name.clone(), sample.labels.clone()));
-            assert!(is_new, "duplicate series: {line}");
-            page.samples.push(sample);
         }
         page
     }

@@ -2,8 +2,6 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU8, Ordering};
-#[cfg(target_os = "linux")]
-use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
@@ -63,7 +61,7 @@ pub fn listener_with_full_backlog() -> (SocketAddr, Vec<Socket>) {
     let mut sockets = vec![listener];
     loop {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        let connected = socket.connect_timeout(&address, Duration::from_millis(200));
+        let connected = socket.connect_timeout(&address, std::time::Duration::from_millis(200));
         sockets.push(socket);
         if connected.is_err() {
             return (address.as_socket().unwrap(), sockets);

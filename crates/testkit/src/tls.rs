@@ -31,14 +31,12 @@ impl TlsProxy {
         // Distinct issuer names keep the certificates of two proxies apart.
         params.distinguished_name.push(DnType::CommonName, name);
         let certificate = params.self_signed(&key).unwrap();
+        let private_key = key.serialize_der().try_into().unwrap();
         let mut config = ServerConfig::builder_with_provider(aws_lc_rs::default_provider().into())
             .with_protocol_versions(&[&version::TLS13])
             .unwrap()
             .with_no_client_auth()
-            .with_single_cert(
-                vec![certificate.der().clone()],
-                key.serialize_der().try_into().unwrap(),
-            )
+            .with_single_cert(vec![certificate.der().clone()], private_key)
             .unwrap();
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         let acceptor = TlsAcceptor::from(Arc::new(config));
