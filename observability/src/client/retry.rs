@@ -95,5 +95,5 @@ impl ConnectRetry {
 
 /// Returns `true` if no connection was made, so that nothing was sent.
 fn is_connect_error(kind: ErrorKind) -> bool {
-    matches!(kind, ErrorKind::Refused | ErrorKind::Unreachable | ErrorKind::Dns)
+    matches!(kind, ErrorKind::Refused | ErrorKind::Unreachable | ErrorKind::Dns | ErrorKind::Local)
 }

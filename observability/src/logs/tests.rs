@@ -55,6 +55,7 @@ fn access<'a>(span: &'a SpanContext, status: Option<u16>) -> AccessEntry<'a> {
         endpoint: "/call-echo",
         method: "GET",
         http_status: status,
+        is_server_error: false,
         failure: None,
         latency_ms: 7,
         span,
