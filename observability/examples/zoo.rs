@@ -4,6 +4,8 @@
 //! cargo run -p observability --example zoo
 //! ```
 
+#![allow(clippy::panic, reason = "two routes panic on purpose")]
+
 use std::convert::Infallible;
 use std::future::pending;
 use std::io;

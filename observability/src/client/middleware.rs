@@ -15,6 +15,7 @@ use tracing::field::Empty;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::circuit_breaker::{Admission, CircuitBreaker};
+use super::retry::ResendCount;
 use crate::error::ErrorKind;
 use crate::http::{BodyEnd, InstrumentedBody, KnownMethod, OnBodyEnd, redact_url};
 use crate::metrics::{ClientMetrics, Outcome};
@@ -42,6 +43,10 @@ impl Middleware for TelemetryMiddleware {
             }
         };
         let mut guard = CallGuard::start(&self.telemetry, &request, admission);
+        if let Some(ResendCount(count)) = extensions.get() {
+            let attribute = KeyValue::new("http.request.resend_count", i64::from(*count));
+            guard.cx.span().set_attribute(attribute);
+        }
         propagation::inject(&guard.cx, request.headers_mut());
         let slot = extensions.get::<GuardSlot>().cloned();
         // The span is not entered because the layers below create no spans.
