@@ -10,7 +10,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::ids::TraceId;
-use crate::span::{IncomingSpan, SpanRecord, SpanSource};
+use crate::span::{SpanRecord, SpanSource};
 
 /// Limits of the store. Over them, it evicts the oldest traces or rejects the span or request.
 #[derive(Clone, Debug)]
@@ -22,7 +22,8 @@ pub struct Limits {
     /// Maximum memory in bytes, as the store estimates it: contents, records and allocator
     /// overhead. Half of it is the maximum for one trace. Default: 96 MiB.
     pub max_bytes: usize,
-    /// Maximum size of one encoded span in bytes; a larger one is rejected. Default: 1 MiB.
+    /// Maximum size of one encoded span with its resource and scope in bytes; a larger one is
+    /// rejected. Default: 1 MiB.
     pub max_span_bytes: usize,
     /// Maximum size of an export request in bytes after decompression; a larger one is rejected.
     /// Default: 16 MiB.
@@ -41,7 +42,7 @@ impl Default for Limits {
     }
 }
 
-/// Current contents of a [`Store`], and counters since its start.
+/// Current contents of the store, and counters since its start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
@@ -124,7 +125,7 @@ fn source_bytes(source: &SpanSource) -> usize {
 }
 
 /// In-memory store of traces.
-pub struct Store {
+pub(crate) struct Store {
     limits: Limits,
     // A panic under the lock makes a counter wrong at worst. It leaves the traces valid.
     inner: Mutex<Inner>,
@@ -151,25 +152,24 @@ impl Store {
         Self { limits, inner: Mutex::default() }
     }
 
-    /// Returns the limits.
-    pub fn limits(&self) -> &Limits {
+    pub(crate) fn limits(&self) -> &Limits {
         &self.limits
     }
 
     /// Returns a copy of the counters.
-    pub fn stats(&self) -> Stats {
+    pub(crate) fn stats(&self) -> Stats {
         self.inner.lock().stats.clone()
     }
 
     /// Adds spans. Returns the number of spans that were rejected because their trace is full.
-    pub(crate) fn add(&self, spans: Vec<IncomingSpan>) -> usize {
+    pub(crate) fn add(&self, spans: Vec<(TraceId, SpanRecord)>) -> u64 {
         let mut inner = self.inner.lock();
         let before = inner.stats.rejected_trace_full;
-        for span in spans {
-            inner.add(span, &self.limits);
+        for (id, record) in spans {
+            inner.add(id, record, &self.limits);
             inner.evict(&self.limits);
         }
-        (inner.stats.rejected_trace_full - before) as usize
+        inner.stats.rejected_trace_full - before
     }
 
     /// Updates the counters.
@@ -193,7 +193,7 @@ impl Store {
 }
 
 impl Inner {
-    fn add(&mut self, IncomingSpan { trace: id, record }: IncomingSpan, limits: &Limits) {
+    fn add(&mut self, id: TraceId, record: SpanRecord, limits: &Limits) {
         if self.traces.get(&id).is_some_and(|trace| trace.is_full(&record, limits)) {
             self.stats.rejected_trace_full += 1;
             return;
