@@ -1,6 +1,6 @@
 //! The bounded store: traces in order of arrival, of which the oldest is evicted first.
 
-use std::collections::hash_map::{Entry, Values};
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::hash::Hash;
@@ -181,24 +181,34 @@ impl Store {
         self.inner.lock().traces.get(&id).cloned()
     }
 
-    /// Calls `read` with all traces in unspecified order. The store is locked meanwhile.
-    pub(crate) fn read<T>(&self, read: impl FnOnce(Values<'_, TraceId, Arc<Trace>>) -> T) -> T {
-        read(self.inner.lock().traces.values())
+    /// Returns the traces that `is_wanted` selects, in unspecified order. The store is locked
+    /// meanwhile.
+    pub(crate) fn traces(&self, is_wanted: impl Fn(&Trace) -> bool) -> Vec<Arc<Trace>> {
+        let inner = self.inner.lock();
+        inner.traces.values().filter(|trace| is_wanted(trace)).cloned().collect()
     }
 
     /// Returns the sorted names of all services that have a span in the store.
-    pub(crate) fn services(&self) -> BTreeSet<String> {
-        self.inner.lock().sources.keys().map(|source| source.service.clone()).collect()
+    pub(crate) fn services(&self) -> Vec<String> {
+        let inner = self.inner.lock();
+        let services: BTreeSet<&String> =
+            inner.sources.keys().map(|source| &source.service).collect();
+        services.into_iter().cloned().collect()
     }
 }
 
 impl Inner {
-    fn add(&mut self, id: TraceId, record: SpanRecord, limits: &Limits) {
+    fn add(&mut self, id: TraceId, mut record: SpanRecord, limits: &Limits) {
         if self.traces.get(&id).is_some_and(|trace| trace.is_full(&record, limits)) {
             self.stats.rejected_trace_full += 1;
             return;
         }
-        let record = self.intern(record);
+        if intern(&mut self.names, &mut record.name) {
+            self.stats.bytes += name_bytes(&record.name);
+        }
+        if intern(&mut self.sources, &mut record.source) {
+            self.stats.bytes += source_bytes(&record.source);
+        }
         if !self.traces.contains_key(&id) {
             self.arrival_order.push_back(id);
             self.stats.traces += 1;
@@ -209,21 +219,6 @@ impl Inner {
         self.stats.bytes += Arc::make_mut(trace).push(record);
         self.stats.spans += 1;
         self.stats.accepted_spans += 1;
-    }
-
-    /// Replaces the name and the source of the record by shared copies.
-    fn intern(&mut self, mut record: SpanRecord) -> SpanRecord {
-        let (name, is_new_name) = intern(&mut self.names, record.name);
-        let (source, is_new_source) = intern(&mut self.sources, record.source);
-        if is_new_name {
-            self.stats.bytes += name_bytes(&name);
-        }
-        if is_new_source {
-            self.stats.bytes += source_bytes(&source);
-        }
-        record.name = name;
-        record.source = source;
-        record
     }
 
     /// Removes the oldest traces until the store is within its limits.
@@ -248,33 +243,22 @@ impl Inner {
     }
 }
 
-/// Returns the shared copy of `value` and `true` if it is new. Adds one to its uses.
-fn intern<T: ?Sized + Eq + Hash>(
-    uses: &mut HashMap<Arc<T>, usize>,
-    value: Arc<T>,
-) -> (Arc<T>, bool) {
-    match uses.entry(value) {
-        Entry::Occupied(mut entry) => {
-            *entry.get_mut() += 1;
-            (Arc::clone(entry.key()), false)
-        }
-        Entry::Vacant(entry) => {
-            let shared = Arc::clone(entry.key());
-            entry.insert(1);
-            (shared, true)
-        }
-    }
+/// Replaces `value` by its shared copy and adds one to the uses. Returns `true` if it is the first use.
+fn intern<T: ?Sized + Eq + Hash>(uses: &mut HashMap<Arc<T>, usize>, value: &mut Arc<T>) -> bool {
+    let entry = uses.entry(Arc::clone(value));
+    *value = Arc::clone(entry.key());
+    let count = entry.or_insert(0);
+    *count += 1;
+    *count == 1
 }
 
 /// Subtracts one from the uses of `value`. Returns `true` if it was the last use.
 fn release<T: ?Sized + Eq + Hash>(uses: &mut HashMap<Arc<T>, usize>, value: &Arc<T>) -> bool {
-    let Some(count) = uses.get_mut(value) else {
-        return false;
-    };
-    *count -= 1;
-    let was_last = *count == 0;
+    let Entry::Occupied(mut entry) = uses.entry(Arc::clone(value)) else { return false };
+    *entry.get_mut() -= 1;
+    let was_last = *entry.get() == 0;
     if was_last {
-        uses.remove(value);
+        entry.remove();
     }
     was_last
 }

@@ -150,7 +150,7 @@ fn span_record(mut span: Span, source: &Arc<SpanSource>) -> Option<(TraceId, Spa
     let id = SpanId::from_otlp(&span.span_id)?;
     let parent = match span.parent_span_id.as_slice() {
         // Some exporters encode the absent parent of a root span as eight zero bytes.
-        [] | [0, 0, 0, 0, 0, 0, 0, 0] => SpanId::NONE,
+        [] | [0, 0, 0, 0, 0, 0, 0, 0] => SpanId::ZERO,
         parent => SpanId::from_otlp(parent)?,
     };
     let name = if span.name.is_empty() { EMPTY_SPAN_NAME } else { &span.name };
@@ -241,7 +241,7 @@ mod tests {
                 Ok(_) => accepted += 1,
                 Err(_) => rejected += 1,
             }
-            let traces = store.read(|traces| traces.cloned().collect());
+            let traces = store.traces(|_| true);
             let json = serde_json::to_vec(&TracesJson(traces)).unwrap();
             serde_json::from_slice::<serde_json::Value>(&json).unwrap();
         }
