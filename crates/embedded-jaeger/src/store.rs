@@ -77,10 +77,6 @@ pub(crate) struct Trace {
 }
 
 impl Trace {
-    fn new(id: TraceId) -> Self {
-        Self { id, spans: Vec::new(), bytes: 0 }
-    }
-
     /// Start of the earliest span, in nanoseconds since the Unix epoch.
     pub(crate) fn start_ns(&self) -> u64 {
         self.spans.iter().map(|span| span.start_ns).min().unwrap_or(0)
@@ -209,12 +205,12 @@ impl Inner {
         if intern(&mut self.sources, &mut record.source) {
             self.stats.bytes += source_bytes(&record.source);
         }
-        if !self.traces.contains_key(&id) {
+        let trace = self.traces.entry(id).or_insert_with(|| {
             self.arrival_order.push_back(id);
             self.stats.traces += 1;
             self.stats.bytes += TRACE_OVERHEAD;
-        }
-        let trace = self.traces.entry(id).or_insert_with(|| Arc::new(Trace::new(id)));
+            Arc::new(Trace { id, spans: Vec::new(), bytes: 0 })
+        });
         // Copies the trace only if a response that contains it is being written.
         self.stats.bytes += Arc::make_mut(trace).push(record);
         self.stats.spans += 1;
