@@ -183,6 +183,20 @@ impl Connection {
         let mut bytes = Vec::new();
         self.stream.read_to_end(&mut bytes).map(|_| bytes)
     }
+
+    /// Reads until `text` has arrived.
+    ///
+    /// # Errors
+    /// If the server closes the connection first.
+    pub fn read_until(&mut self, text: &[u8]) -> io::Result<()> {
+        let mut received = Vec::new();
+        while !received.ends_with(text) {
+            let mut byte = [0];
+            self.stream.read_exact(&mut byte)?;
+            received.extend(byte);
+        }
+        Ok(())
+    }
 }
 
 /// Reads the first line and the headers of a message.
