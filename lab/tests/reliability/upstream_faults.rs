@@ -25,7 +25,8 @@ fn wait_until_idle(service_b: &Process, files: usize) {
     wait_until("closed sockets", || open_files(service_b) <= files);
 }
 
-/// Memory and sockets return to their initial level after every kind of failure.
+/// Memory and sockets return to their initial level after every kind of failure, and the size of the bodies
+/// bounds the memory in between.
 #[test]
 fn upstream_faults_leak_nothing() {
     const CALLERS: usize = 64;
@@ -64,12 +65,15 @@ fn upstream_faults_leak_nothing() {
     }
     // The sockets that remain are those of the connection pool.
     wait_until_idle(&service_b, 64);
+    let peak = service_b.peak_resident_kib();
     println!(
-        "{} calls: {memory} KiB after {} KiB, {} files open",
+        "{} calls: {memory} KiB after {} KiB, at most {peak} KiB, {} files open",
         3 * 6 * CALLERS,
         first.unwrap(),
         open_files(&service_b)
     );
+    // Each call buffers at most 1 MiB of a body, and hyper less than half as much.
+    assert!(peak < CALLERS as i64 * 2 * 1024, "{peak} KiB");
 }
 
 #[test]
