@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Terminal {
     has_colors: bool,
-    /// Whether the lab reads keys.
+    /// `true` if the lab reads keys.
     pub(crate) has_keys: bool,
 }
 

@@ -1,104 +1,46 @@
-//! What the telemetry costs, measured beside bare twins of the two services.
+//! Cost of the telemetry, measured against baselines of the two services without it.
 //!
-//! `cargo run --release -p bench` compares them under load; `-- check` holds instructions and
-//! allocations per request against the committed budget; `-- help` lists the rest.
+//! `cargo run --release -p bench` compares them under load. `-- check-budget` checks instructions and
+//! allocations per request against the committed budget. `-- help` lists all commands.
 
 use std::process::ExitCode;
 
-mod bare;
+use clap::Parser as _;
+
+mod args;
+mod baseline;
 mod compare;
-mod count;
-mod growth;
+mod instructions;
+mod interleave;
 mod load;
 mod process;
 mod receiver;
+mod scaling;
 mod services;
 mod spans;
-mod turns;
 
-type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+use args::{Args, Command};
 
-const HELP: &str = "\
-cargo run --release -p bench -- [COMMAND] [OPTIONS]
-
-Commands:
-  compare   CPU, throughput, latency and memory of ours beside bare, in turns (the default; wrk)
-  count [NAME..]  instructions and allocations per request, and with parts switched off (valgrind)
-  check     instructions and allocations per request against bench/budget.txt (valgrind)
-  growth    by connections, routes and 10 million requests: CPU, memory, /metrics; start and idle (wrk)
-
-Options:
-  --rounds N        3 unless told otherwise
-  --seconds N       of load for each variant in a round, in turns of one; 10 unless told otherwise
-  --connections N   32 unless told otherwise
-  --receiver URL    an OTLP/gRPC receiver to use in place of the lab's Jaeger
-";
-
-/// What the words say.
-pub(crate) struct Options {
-    rounds: u32,
-    seconds: u32,
-    connections: usize,
-    receiver: Option<String>,
-}
-
-fn main() -> ExitCode {
-    let words: Vec<String> = std::env::args().skip(1).collect();
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let result = match words[..] {
-        ["service-a"] => return service_a::main(["service-a".into()]),
-        ["service-b"] => return service_b::main(["service-b".into()]),
-        ["bare-a"] => bare::serve(bare::a()),
-        ["bare-b", url] => bare::b(url).and_then(bare::serve),
-        ["receiver"] => receiver::serve(),
-        ["routes", count] => growth::serve_routes(count),
-        ["bare-routes", count] => growth::bare_routes(count).and_then(bare::serve),
-        ["help" | "--help" | "-h", ..] => {
-            print!("{HELP}");
-            Ok(())
-        }
-        [command, ref rest @ ..] if !command.starts_with('-') => run(command, rest),
-        ref options => run("compare", options),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("bench: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run(command: &str, words: &[&str]) -> Result<()> {
-    if command == "count" {
-        return count::print(words);
-    }
-    if command == "check" {
-        return count::check();
-    }
-    let options = options(words)?;
-    if cfg!(debug_assertions) {
-        eprintln!("bench: this is a debug build; figures that mean something need --release");
+fn main() -> anyhow::Result<ExitCode> {
+    let args = Args::parse();
+    let command = args.command.unwrap_or(Command::Compare(args.options));
+    if cfg!(debug_assertions) && matches!(command, Command::Compare(_) | Command::Scaling(_)) {
+        eprintln!("bench: this is a debug build, figures are meaningful only with --release");
     }
     match command {
-        "compare" => compare::run(&options),
-        "growth" => growth::run(&options),
-        _ => Err(format!("no such command: {command}\n\n{HELP}").into()),
-    }
-}
-
-fn options(words: &[&str]) -> Result<Options> {
-    let mut options = Options { rounds: 3, seconds: 10, connections: 32, receiver: None };
-    let mut words = words.iter();
-    while let Some(option) = words.next() {
-        let value = words.next().ok_or_else(|| format!("{option}: a value is missing"))?;
-        match *option {
-            "--rounds" => options.rounds = value.parse()?,
-            "--seconds" => options.seconds = value.parse()?,
-            "--connections" => options.connections = value.parse()?,
-            "--receiver" => options.receiver = Some((*value).to_owned()),
-            _ => return Err(format!("no such option: {option}\n\n{HELP}").into()),
+        Command::Compare(options) => compare::run(&options)?,
+        Command::Instructions { names } => instructions::run(&names)?,
+        Command::CheckBudget => instructions::check_budget()?,
+        Command::Scaling(options) => scaling::run(&options)?,
+        Command::ServiceA => return Ok(service_a::main(["service-a".into()])),
+        Command::ServiceB => return Ok(service_b::main(["service-b".into()])),
+        Command::Routes { count } => return Ok(scaling::serve_routes(count)),
+        Command::BaselineA => baseline::serve(baseline::service_a())?,
+        Command::BaselineB { service_a_url } => {
+            baseline::serve(baseline::service_b(&service_a_url)?)?;
         }
+        Command::BaselineRoutes { count } => baseline::serve(baseline::routes(count))?,
+        Command::Receiver => receiver::serve()?,
     }
-    Ok(options)
+    Ok(ExitCode::SUCCESS)
 }

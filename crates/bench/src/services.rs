@@ -1,43 +1,41 @@
-//! What is measured: the two services, bare and as they are.
+//! Services under measurement.
 
 use std::fmt;
 
-use crate::Result;
-use crate::process::Process;
-
-/// What runs.
+/// Amount of telemetry in a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Variant {
-    /// The same handlers with nothing around them.
-    Bare,
-    /// Every request traced and exported.
+    /// The same handlers without telemetry.
+    Baseline,
+    /// Every request is traced and exported.
     Full,
-    /// One request in a hundred traced and exported.
+    /// One request in a hundred is traced and exported.
     OnePercent,
 }
 
 impl Variant {
-    pub(crate) const ALL: [Self; 3] = [Self::Bare, Self::Full, Self::OnePercent];
+    pub(crate) const ALL: [Self; 3] = [Self::Baseline, Self::Full, Self::OnePercent];
 }
 
 impl fmt::Display for Variant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
-            Self::Bare => "bare",
-            Self::Full => "ours, 100 %",
-            Self::OnePercent => "ours, 1 %",
+            Self::Baseline => "baseline",
+            Self::Full => "100 % traced",
+            Self::OnePercent => "1 % traced",
         })
     }
 }
 
-/// One of the two services, with the path that is asked for.
+/// One of the two services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Service {
+pub(crate) enum MeasuredService {
     A,
     B,
 }
 
-impl Service {
+impl MeasuredService {
+    /// Returns the target of the requests.
     pub(crate) fn path(self) -> &'static str {
         match self {
             Self::A => "/echo?msg=hello",
@@ -45,32 +43,23 @@ impl Service {
         }
     }
 
-    /// Starts it. `service_a` is the one that B calls, `receiver` where spans go.
-    pub(crate) fn start(
-        self,
-        variant: Variant,
-        service_a: &Process,
-        receiver: &str,
-    ) -> Result<Process> {
-        let url = service_a.url();
+    /// Returns the command that starts the helper process of `variant`.
+    pub(crate) fn command(self, variant: Variant) -> &'static str {
         match (self, variant) {
-            (Self::A, Variant::Bare) => Process::this(&["bare-a"], &[]),
-            (Self::B, Variant::Bare) => Process::this(&["bare-b", &url], &[]),
-            (Self::A, _) => Process::this(&["service-a"], &variables(variant, receiver)),
-            (Self::B, _) => {
-                let mut variables = variables(variant, receiver);
-                variables.push(("SERVICE_A_URL", url));
-                Process::this(&["service-b"], &variables)
-            }
+            (Self::A, Variant::Baseline) => "baseline-a",
+            (Self::B, Variant::Baseline) => "baseline-b",
+            (Self::A, _) => "service-a",
+            (Self::B, _) => "service-b",
         }
     }
 }
 
-/// The settings of ours: the defaults, but for the queue. At tens of thousands of spans a second the
-/// specification's 2,048 would overflow whenever the two cores are busy.
+/// Returns the environment variables of `variant`.
+///
+/// All settings are the defaults except for the queue size. The default of 2,048 spans would overflow
+/// at tens of thousands of spans per second whenever both cores are busy.
 pub(crate) fn variables(variant: Variant, receiver: &str) -> Vec<(&'static str, String)> {
     let mut variables = vec![
-        ("LISTEN_ADDR", "127.0.0.1:0".to_owned()),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.to_owned()),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc".to_owned()),
         ("OTEL_BSP_MAX_QUEUE_SIZE", "65536".to_owned()),

@@ -1,37 +1,36 @@
-//! What became of a service's spans, read from its own `otel_sdk_*` counters.
+//! Export status of the spans of a service, from its `otel_sdk_*` counters.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::Result;
-use crate::process::Process;
+use anyhow::{Result, ensure};
+use testkit::Process;
 
-/// How long the last batch may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Maximum time until the last batch is exported.
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Waits until each started span is accounted for; says how many arrived, or that some were lost.
-pub(crate) fn all_exported(service: &Process) -> Result<u64> {
-    let deadline = Instant::now() + PATIENCE;
+/// Waits until every span is exported and returns the number of spans.
+///
+/// # Errors
+/// Fails if a span was dropped, or not exported in time.
+pub(crate) fn wait_for_export(service: &Process) -> Result<f64> {
+    let deadline = Instant::now() + EXPORT_TIMEOUT;
     loop {
-        let page = service.get("/metrics")?;
-        let sum = |prefix: &str| -> u64 {
-            let samples = page.lines().filter(|line| line.starts_with(prefix));
-            let values = samples.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok());
-            values.sum()
+        let page = service.metrics();
+        // Series of dropped spans have labels.
+        let sum = |name: &str, has_labels: bool| -> f64 {
+            let samples = page.named(name).filter(|sample| sample.labels.is_empty() != has_labels);
+            samples.map(|sample| sample.value).sum()
         };
-        let started = sum("otel_sdk_span_started_total ");
-        let exported = sum("otel_sdk_exporter_span_exported_total ");
-        let lost = sum("otel_sdk_exporter_span_exported_total{")
-            + sum("otel_sdk_processor_span_processed_total{");
-        if lost > 0 {
-            return Err(format!("{lost} of {started} spans were lost").into());
-        }
+        let started = sum("otel_sdk_span_started_total", false);
+        let exported = sum("otel_sdk_exporter_span_exported_total", false);
+        let dropped = sum("otel_sdk_exporter_span_exported_total", true)
+            + sum("otel_sdk_processor_span_processed_total", true);
+        ensure!(dropped == 0.0, "{dropped} of {started} spans were dropped");
         if started == exported {
             return Ok(exported);
         }
-        if Instant::now() > deadline {
-            return Err(format!("{exported} of {started} spans were exported").into());
-        }
+        ensure!(Instant::now() < deadline, "only {exported} of {started} spans were exported");
         thread::sleep(Duration::from_millis(100));
     }
 }

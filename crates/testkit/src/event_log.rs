@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::TEST_TIMEOUT;
+use crate::wait::TEST_TIMEOUT;
 
 /// Append-only list of events on which threads can wait. Clones share the list.
 #[derive(Debug)]

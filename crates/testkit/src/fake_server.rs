@@ -11,7 +11,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use socket2::SockRef;
 
-use crate::{EventLog, TEST_TIMEOUT};
+use crate::event_log::EventLog;
+use crate::wait::TEST_TIMEOUT;
 
 /// Interval between the bytes of [`Reply::SlowBody`]. It is far below any read timeout, so that a client
 /// that restarts its timeout at each read never gives up.

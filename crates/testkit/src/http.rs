@@ -5,7 +5,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use crate::TEST_TIMEOUT;
+use crate::wait::TEST_TIMEOUT;
 
 /// Complete HTTP response.
 #[derive(Debug, Clone)]

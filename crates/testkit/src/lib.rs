@@ -21,8 +21,6 @@
     reason = "a failed assumption fails the test"
 )]
 
-use std::time::Duration;
-
 mod event_log;
 mod fake_server;
 pub mod http;
@@ -46,8 +44,4 @@ pub use reserved_port::ReservedPort;
 pub use reserved_port::listener_with_full_backlog;
 #[cfg(feature = "tls")]
 pub use tls::TlsProxy;
-pub use wait::{wait_until, wait_until_refused};
-
-/// Maximum time that a test waits for anything. Generous, because only a failing test waits that long
-/// and a loaded machine must not fail one.
-pub const TEST_TIMEOUT: Duration = Duration::from_secs(30);
+pub use wait::{TEST_TIMEOUT, wait_until, wait_until_refused};

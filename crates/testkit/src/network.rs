@@ -1,6 +1,6 @@
 //! Tests in a network namespace that has a loopback interface only.
 
-use crate::ProcessBuilder;
+use crate::process::ProcessBuilder;
 
 /// Marks the process that runs inside the namespace.
 const INSIDE: &str = "TESTKIT_INSIDE_NETWORK";

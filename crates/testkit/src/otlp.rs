@@ -26,7 +26,7 @@ use prost::Message;
 use tokio::sync::oneshot;
 use tonic::codec::CompressionEncoding;
 
-use crate::EventLog;
+use crate::event_log::EventLog;
 
 /// OTLP protocol, a value of `OTEL_EXPORTER_OTLP_PROTOCOL`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,7 +10,10 @@ use std::time::Instant;
 
 use shared_child::SharedChild;
 
-use crate::{EventLog, LogLine, TEST_TIMEOUT, http, prometheus};
+use crate::event_log::EventLog;
+use crate::logfmt::LogLine;
+use crate::wait::TEST_TIMEOUT;
+use crate::{http, prometheus};
 
 /// Environment variables that child processes inherit. A test sets all others explicitly, so that the
 /// `OTEL_*` and `RUST_LOG` variables of a shell cannot change its result.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
-use crate::{FakeServer, Reply};
+use crate::fake_server::{FakeServer, Reply};
 
 /// Port that is bound but not listening: connections are refused and no other process can take it.
 #[derive(Debug)]

@@ -2,9 +2,11 @@
 
 use std::net::{SocketAddr, TcpStream};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::TEST_TIMEOUT;
+/// Maximum time that a test waits for anything. Generous, because only a failing test waits that long
+/// and a loaded machine must not fail one.
+pub const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Polls `condition` until it holds.
 ///

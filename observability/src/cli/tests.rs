@@ -17,7 +17,7 @@ struct Args {
     /// Speed
     #[arg(long, env, default_value = "3")]
     speed: NonZeroU8,
-    /// Whether to turn
+    /// Turn around
     #[arg(long, env, action = ArgAction::Set, num_args = 0..=1)]
     #[arg(default_missing_value = "true", default_value = "false")]
     turn: bool,

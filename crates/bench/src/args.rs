@@ -1,0 +1,68 @@
+//! Command line.
+
+use clap::{Parser, Subcommand};
+use reqwest::Url;
+
+/// Measures the cost of the telemetry against baselines of the services without it
+#[derive(Debug, Parser)]
+#[command(name = "bench", args_conflicts_with_subcommands = true)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+    #[command(flatten)]
+    pub(crate) options: Options,
+}
+
+/// Options of the commands that generate load.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Number of rounds
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub(crate) rounds: u32,
+    /// Seconds of load for each variant in a round, in turns of one second
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub(crate) seconds: u32,
+    /// Number of client connections
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    pub(crate) connections: usize,
+    /// OTLP/gRPC endpoint that `compare` exports to instead of an embedded Jaeger
+    #[arg(long, value_name = "URL")]
+    pub(crate) receiver: Option<String>,
+}
+
+/// Measurements, and the helper processes that they start.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Compare CPU, throughput, latency and memory with the baseline (the default; needs wrk)
+    Compare(Options),
+    /// Count instructions and allocations per request (needs valgrind)
+    ///
+    /// If the variable BENCH_KEEP is set, the callgrind profiles stay in the temporary directory.
+    Instructions {
+        /// Scenarios to count, all by default
+        #[arg(value_name = "NAME")]
+        names: Vec<String>,
+    },
+    /// Check instructions and allocations per request against crates/bench/budget.txt (needs valgrind)
+    CheckBudget,
+    /// Measure startup, and CPU, memory and /metrics by connections, routes and requests (needs wrk)
+    Scaling(Options),
+
+    #[command(hide = true)]
+    ServiceA,
+    #[command(hide = true)]
+    ServiceB,
+    #[command(hide = true)]
+    Routes { count: usize },
+    #[command(hide = true)]
+    BaselineA,
+    #[command(hide = true)]
+    BaselineB {
+        #[arg(long, env)]
+        service_a_url: Url,
+    },
+    #[command(hide = true)]
+    BaselineRoutes { count: usize },
+    #[command(hide = true)]
+    Receiver,
+}

@@ -1,0 +1,96 @@
+//! Interleaved load: several processes run side by side and receive load in turns of one second, so
+//! that interference on a shared machine affects all of them. Idle processes cost almost nothing.
+
+use anyhow::{Result, ensure};
+use testkit::Process;
+
+use crate::load::{WrkResult, wrk};
+use crate::process::{cpu_seconds, resident_mib, stop};
+use crate::services::Variant;
+use crate::spans::wait_for_export;
+
+/// Measurements of one process over all its turns.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sample {
+    pub(crate) cpu_us: f64,
+    pub(crate) per_second: f64,
+    pub(crate) p50_ms: f64,
+    pub(crate) p99_ms: f64,
+    pub(crate) resident_mib: f64,
+}
+
+struct Candidate {
+    variant: Variant,
+    process: Process,
+    url: String,
+    cpu_before: f64,
+    results: Vec<WrkResult>,
+}
+
+/// Loads each process for `turns` turns and stops it. Returns the samples in the order of the processes.
+///
+/// # Errors
+/// Fails if a span was dropped, because a full queue makes tracing appear cheap.
+pub(crate) fn interleave(
+    processes: Vec<(Variant, Process)>,
+    path: &str,
+    connections: usize,
+    turns: u32,
+) -> Result<Vec<Sample>> {
+    let mut candidates = Vec::new();
+    for (variant, process) in processes {
+        let url = format!("{}{path}", process.url());
+        wrk(&url, connections, 1)?;
+        let cpu_before = cpu_seconds(&process)?;
+        candidates.push(Candidate { variant, process, url, cpu_before, results: Vec::new() });
+    }
+    let mut order: Vec<usize> = (0..candidates.len()).collect();
+    for _ in 0..turns {
+        for &index in &order {
+            let candidate = &mut candidates[index];
+            candidate.results.push(wrk(&candidate.url, connections, 1)?);
+        }
+        // Another candidate goes first in the next turn.
+        order.rotate_left(1);
+    }
+    candidates.into_iter().map(Candidate::finish).collect()
+}
+
+impl Candidate {
+    fn finish(self) -> Result<Sample> {
+        let Self { variant, process, cpu_before, results, .. } = self;
+        let requests: f64 = results.iter().map(|result| result.requests).sum();
+        // The cost includes the export of the spans in the queue.
+        if variant != Variant::Baseline {
+            let exported = wait_for_export(&process)?;
+            let is_complete = variant != Variant::Full || exported >= requests;
+            ensure!(is_complete, "{exported} spans exported for {requests} requests");
+        }
+        let median = |value: fn(&WrkResult) -> f64| min_median_max(results.iter().map(value)).1;
+        let sample = Sample {
+            cpu_us: (cpu_seconds(&process)? - cpu_before) * 1e6 / requests,
+            per_second: median(|result| result.per_second),
+            p50_ms: median(|result| result.p50_ms),
+            p99_ms: median(|result| result.p99_ms),
+            resident_mib: resident_mib(&process),
+        };
+        stop(&process)?;
+        Ok(sample)
+    }
+}
+
+/// Returns the minimum, median and maximum of `values`.
+pub(crate) fn min_median_max(values: impl IntoIterator<Item = f64>) -> (f64, f64, f64) {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
+    (at(0), at(values.len() / 2), at(values.len().saturating_sub(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn min_median_max_sorts_values() {
+        assert_eq!(super::min_median_max([3.0, 1.0, 2.0]), (1.0, 2.0, 3.0));
+    }
+}
