@@ -2,10 +2,9 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use embedded_jaeger::JaegerConfig;
-use observability::{Config, Error};
+use observability::Error;
 
 /// Service A, service B and a Jaeger on this machine; port 0 selects a free port
 #[derive(Debug, clap::Parser)]
@@ -63,20 +62,6 @@ impl Args {
             ..Default::default()
         }
     }
-}
-
-#[derive(Debug, clap::Parser)]
-#[command(name = "lab")]
-struct ServiceArgs {
-    #[command(flatten)]
-    config: Config,
-}
-
-/// Returns the shutdown timeout that the services read from the environment.
-pub(crate) fn service_shutdown_timeout() -> Result<Duration, Error> {
-    // The lab overrides the variables of both addresses.
-    let args = ["lab", "--listen-addr=", "--admin-addr="].map(OsString::from);
-    Ok(observability::parse::<ServiceArgs>(args)?.config.shutdown_timeout())
 }
 
 #[cfg(test)]

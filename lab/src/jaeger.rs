@@ -9,7 +9,7 @@ use observability::Error;
 use observability::server::ShutdownSignals;
 
 use crate::args::Args;
-use crate::terminal::Terminal;
+use crate::terminal::print_status;
 
 /// Destination of the traces.
 #[derive(Debug)]
@@ -28,20 +28,17 @@ impl TraceBackend {
             .find_map(|variable| std::env::var(variable).ok().filter(|value| !value.is_empty()));
         match endpoint {
             Some(endpoint) => Ok(Self::External(strip_credentials(&endpoint).to_owned())),
-            None => start_embedded(config).await.map(Self::Embedded),
+            None => embedded_jaeger::start(config).await.map(Self::Embedded).map_err(Error::other),
         }
     }
 
     /// Environment variables that direct the services to the embedded Jaeger. They inherit the
     /// variables of an external collector.
-    pub(crate) fn env(&self) -> Vec<(&'static str, OsString)> {
+    pub(crate) fn env(&self) -> Vec<(&'static str, String)> {
         match self {
             Self::Embedded(jaeger) => vec![
-                (
-                    "OTEL_EXPORTER_OTLP_ENDPOINT",
-                    format!("http://{}", jaeger.otlp_grpc_addr()).into(),
-                ),
-                ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc".into()),
+                ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", jaeger.otlp_grpc_addr())),
+                ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc".to_owned()),
             ],
             Self::External(_) => Vec::new(),
         }
@@ -75,8 +72,8 @@ impl fmt::Display for TraceBackend {
 pub(crate) async fn run_standalone(args: impl Iterator<Item = OsString>) -> Result<(), Error> {
     let args = Args::parse(std::iter::once("lab jaeger".into()).chain(args))?;
     let mut signals = ShutdownSignals::new()?;
-    let jaeger = start_embedded(args.jaeger()).await?;
-    Terminal::new(false).print_status(format_args!(
+    let jaeger = embedded_jaeger::start(args.jaeger()).await.map_err(Error::other)?;
+    print_status(format_args!(
         "Jaeger UI http://{}, OTLP/gRPC {}, OTLP/HTTP {}",
         jaeger.ui_addr(),
         jaeger.otlp_grpc_addr(),
@@ -85,12 +82,6 @@ pub(crate) async fn run_standalone(args: impl Iterator<Item = OsString>) -> Resu
     signals.recv().await;
     jaeger.stop().await;
     Ok(())
-}
-
-async fn start_embedded(config: JaegerConfig) -> Result<JaegerHandle, Error> {
-    embedded_jaeger::start(config)
-        .await
-        .map_err(|error| Error::other(format!("lab: Jaeger did not start: {error}")))
 }
 
 /// Removes scheme and user info from a URL that has user info.

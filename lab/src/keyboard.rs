@@ -9,6 +9,7 @@ use std::io::IsTerminal;
 
 use crossterm::event::{Event, EventStream};
 use futures_util::StreamExt;
+use futures_util::future::OptionFuture;
 
 /// Reader of the keys that a user presses. Restores the terminal when dropped.
 #[derive(Debug)]
@@ -36,14 +37,9 @@ impl KeyReader {
             return std::future::pending().await;
         };
         loop {
-            let event = async {
-                match &mut self.events {
-                    Some(events) => events.next().await,
-                    None => std::future::pending().await,
-                }
-            };
+            let event = self.events.as_mut().map(StreamExt::next);
             tokio::select! {
-                event = event => match event {
+                Some(event) = OptionFuture::from(event) => match event {
                     Some(Ok(event)) => if let Some(key) = plain_key(&event) {
                         return key;
                     },
@@ -107,7 +103,7 @@ mod unix {
                     if getsid(None) == Ok(getpid()) {
                         return true;
                     }
-                    self.restore();
+                    set(&self.original);
                     // SIGTSTP does not stop the process because it has a handler.
                     let _ = kill_process(getpid(), Signal::STOP);
                     false
@@ -121,15 +117,11 @@ mod unix {
             cbreak.local_modes.remove(LocalModes::ICANON | LocalModes::ECHO);
             set(&cbreak)
         }
-
-        fn restore(&self) {
-            set(&self.original);
-        }
     }
 
     impl Drop for CbreakMode {
         fn drop(&mut self) {
-            self.restore();
+            set(&self.original);
         }
     }
 

@@ -14,8 +14,6 @@
 
 use std::process::ExitCode;
 
-use observability::Error;
-
 mod args;
 mod jaeger;
 mod keyboard;
@@ -29,18 +27,12 @@ fn main() -> ExitCode {
     // One executable contains every role, so that nothing else needs to be built or located.
     let mut args = std::env::args_os();
     let _program = args.next();
-    let subcommand = args.next();
-    match subcommand.as_deref().and_then(|name| name.to_str()) {
+    match args.next().as_ref().and_then(|name| name.to_str()) {
         Some(name @ (process::SERVICE_A | process::SERVICE_B)) => {
-            let name = name.to_owned();
             observability::run(process::run_service(name, args))
         }
         Some("jaeger") => observability::run(jaeger::run_standalone(args)),
         Some("load") => observability::run(load::run(args)),
-        _ => observability::run(run_lab()),
+        _ => observability::run(supervisor::run(std::env::args_os())),
     }
-}
-
-async fn run_lab() -> Result<(), Error> {
-    supervisor::run(args::Args::parse(std::env::args_os())?).await
 }

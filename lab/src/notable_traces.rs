@@ -9,69 +9,41 @@ use std::time::Duration;
 
 use reqwest::header::ACCEPT;
 
-/// Timeout of the request for the metrics.
-const TIMEOUT: Duration = Duration::from_secs(2);
-
-#[derive(Debug, Default)]
-pub(crate) struct NotableTraces {
-    slowest: Option<Exemplar>,
-    /// Trace ids by error kind.
-    failed: BTreeMap<String, String>,
+/// Reads the notable traces of the service at `address`. Returns a description and the trace id of each.
+pub(crate) async fn fetch(address: SocketAddr) -> reqwest::Result<Vec<(String, String)>> {
+    let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(2)).build()?;
+    let request = client
+        .get(format!("http://{address}/metrics"))
+        .header(ACCEPT, "application/openmetrics-text");
+    Ok(parse(&request.send().await?.error_for_status()?.text().await?))
 }
 
-#[derive(Debug)]
-struct Exemplar {
-    trace_id: String,
-    value: f64,
-}
-
-impl NotableTraces {
-    /// Reads the exemplars of the service at `address`.
-    pub(crate) async fn fetch(address: SocketAddr) -> reqwest::Result<Self> {
-        let client = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build()?;
-        let request = client
-            .get(format!("http://{address}/metrics"))
-            .header(ACCEPT, "application/openmetrics-text");
-        Ok(Self::parse(&request.send().await?.error_for_status()?.text().await?))
-    }
-
-    fn parse(metrics: &str) -> Self {
-        let mut traces = Self::default();
-        for line in metrics.lines() {
-            let Some((series, exemplar)) = line.split_once(" # ") else { continue };
-            let Some(exemplar) = parse_exemplar(exemplar) else { continue };
-            if series.starts_with("http_server_request_duration_seconds_bucket") {
-                if traces.slowest.as_ref().is_none_or(|slowest| exemplar.value > slowest.value) {
-                    traces.slowest = Some(exemplar);
-                }
-            } else if series.starts_with("http_client_request_errors_total")
-                && let Some(kind) = label_value(series, "error_type")
-            {
-                traces.failed.insert(kind.to_owned(), exemplar.trace_id);
+fn parse(metrics: &str) -> Vec<(String, String)> {
+    let mut slowest: Option<(f64, &str)> = None;
+    let mut failed = BTreeMap::new();
+    for line in metrics.lines() {
+        let Some((series, exemplar)) = line.split_once(" # ") else { continue };
+        let Some((value, trace_id)) = parse_exemplar(exemplar) else { continue };
+        if series.starts_with("http_server_request_duration_seconds_bucket") {
+            if slowest.is_none_or(|(max, _)| value > max) {
+                slowest = Some((value, trace_id));
             }
+        } else if series.starts_with("http_client_request_errors_total")
+            && let Some(kind) = label_value(series, "error_type")
+        {
+            failed.insert(kind, trace_id);
         }
-        traces
     }
-
-    /// Describes each trace in a line. `link` returns the URL of a trace.
-    pub(crate) fn lines(&self, link: impl Fn(&str) -> Option<String>) -> Vec<String> {
-        let link = |trace_id: &str| link(trace_id).unwrap_or_else(|| format!("trace {trace_id}"));
-        let slowest = self.slowest.iter().map(|Exemplar { trace_id, value }| {
-            format!("slowest, {:.0} ms  {}", value * 1000.0, link(trace_id))
-        });
-        let failed =
-            self.failed.iter().map(|(kind, trace_id)| format!("last {kind}  {}", link(trace_id)));
-        let lines: Vec<_> = slowest.chain(failed).collect();
-        if lines.is_empty() { vec!["no traced request yet".to_owned()] } else { lines }
-    }
+    let slowest = slowest.map(|(seconds, id)| (format!("slowest, {:.0} ms", seconds * 1e3), id));
+    let failed = failed.into_iter().map(|(kind, id)| (format!("last {kind}"), id));
+    slowest.into_iter().chain(failed).map(|(text, id)| (text, id.to_owned())).collect()
 }
 
-/// Parses `{trace_id="…",span_id="…"} value time`.
-fn parse_exemplar(text: &str) -> Option<Exemplar> {
+/// Parses `{trace_id="…",span_id="…"} value time`. Returns the value and the trace id.
+fn parse_exemplar(text: &str) -> Option<(f64, &str)> {
     let (labels, rest) = text.split_once("} ")?;
-    let trace_id = label_value(labels, "trace_id")?.to_owned();
     let value = rest.split(' ').next()?.parse().ok()?;
-    Some(Exemplar { trace_id, value })
+    Some((value, label_value(labels, "trace_id")?))
 }
 
 fn label_value<'a>(labels: &'a str, name: &str) -> Option<&'a str> {
@@ -92,11 +64,8 @@ mod tests {
             http_client_request_errors_total{server_port=\"1\",error_type=\"timeout\"} 1 # {trace_id=\"bb\",span_id=\"2\"} 1 18.000\n\
             http_client_request_duration_seconds_bucket{error_type=\"timeout\",le=\"2.5\"} 1 # {trace_id=\"bb\",span_id=\"2\"} 1 18.000\n\
             http_client_request_errors_total{server_port=\"1\",error_type=\"refused\"} 0\n# EOF\n";
-        let lines = NotableTraces::parse(metrics).lines(|id| Some(format!("http://j/trace/{id}")));
-        assert_eq!(
-            lines,
-            ["slowest, 1001 ms  http://j/trace/bb", "last timeout  http://j/trace/bb"]
-        );
-        assert_eq!(NotableTraces::parse("").lines(|_| None), ["no traced request yet"]);
+        let traces = [("slowest, 1001 ms", "bb"), ("last timeout", "bb")];
+        assert_eq!(parse(metrics), traces.map(|(text, id)| (text.to_owned(), id.to_owned())));
+        assert_eq!(parse(""), []);
     }
 }

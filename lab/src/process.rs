@@ -7,12 +7,13 @@
 use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
-use std::process::{ExitStatus, Stdio};
+use std::process::Stdio;
 
 use observability::Error;
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
-use tokio::process::{Child, ChildStdin, Command};
-use tokio::sync::{mpsc, oneshot};
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
 
 /// Subcommand that runs service A.
 pub(crate) const SERVICE_A: &str = "service-a";
@@ -23,39 +24,26 @@ pub(crate) const SERVICE_B: &str = "service-b";
 /// ignores its stdin.
 const STOP_ON_STDIN_EOF: &str = "LAB_STOP_ON_STDIN_EOF";
 
-/// Maximum length of a forwarded line in bytes. Longer lines are split.
-const MAX_LINE_BYTES: u64 = 1024 * 1024;
-
 /// Runs service A or B in this process.
 pub(crate) async fn run_service(
-    name: String,
+    name: &str,
     args: impl Iterator<Item = OsString>,
 ) -> Result<(), Error> {
-    let stop_on_eof = std::env::var_os(STOP_ON_STDIN_EOF).is_some();
-    let shutdown = async move {
-        if stop_on_eof {
-            stdin_eof().await;
-        } else {
-            std::future::pending::<()>().await;
-        }
-    };
-    let args = std::iter::once(OsString::from(&name)).chain(args);
+    let args = std::iter::once(name.into()).chain(args);
     if name == SERVICE_A {
-        service_a::run(service_a::SERVICE.parse(args)?, shutdown).await
+        service_a::run(service_a::SERVICE.parse(args)?, stdin_eof()).await
     } else {
-        service_b::run(service_b::SERVICE.parse(args)?, shutdown).await
+        service_b::run(service_b::SERVICE.parse(args)?, stdin_eof()).await
     }
 }
 
+/// Completes when the lab closes stdin. The read does not delay an exit for another reason, because
+/// [`observability::run`] does not wait for blocking tasks.
 async fn stdin_eof() {
-    // tokio's stdin would delay the exit of the runtime until the read returns. This thread ends with
-    // the process.
-    let (sender, eof) = oneshot::channel();
-    std::thread::spawn(move || {
-        let _ = io::copy(&mut io::stdin(), &mut io::sink());
-        let _ = sender.send(());
-    });
-    let _ = eof.await;
+    if std::env::var_os(STOP_ON_STDIN_EOF).is_none() {
+        return std::future::pending().await;
+    }
+    let _ = spawn_blocking(|| io::copy(&mut io::stdin(), &mut io::sink())).await;
 }
 
 /// Output or exit of a service.
@@ -65,41 +53,32 @@ pub(crate) enum Event {
     Stdout(String),
     /// A line on stderr.
     Stderr(String),
-    /// The exit of the process, after all its output.
-    Exited(io::Result<ExitStatus>),
-}
-
-/// Parameters of a service, the same for each start.
-#[derive(Debug)]
-pub(crate) struct ServiceSpec {
-    /// Subcommand.
-    pub(crate) name: &'static str,
-    /// Prefix of its lines on the terminal.
-    pub(crate) label: char,
-    /// Address to listen on.
-    pub(crate) address: SocketAddr,
-    /// Additional environment variables.
-    pub(crate) env: Vec<(&'static str, OsString)>,
+    /// The exit of the process with this status, after all its output.
+    Exited(String),
 }
 
 /// A running service. Dropping it kills the process.
 #[derive(Debug)]
 pub(crate) struct ServiceProcess {
     child: Child,
-    stdin: Option<ChildStdin>,
     lines: mpsc::Receiver<Event>,
 }
 
 impl ServiceProcess {
-    pub(crate) fn spawn(spec: &ServiceSpec) -> Result<Self, Error> {
-        let failure = |error| Error::other(format!("lab: cannot start {}: {error}", spec.name));
+    /// Starts the subcommand `name`, which listens on `address`.
+    pub(crate) fn spawn(
+        name: &str,
+        address: SocketAddr,
+        env: &[(&str, String)],
+    ) -> Result<Self, Error> {
+        let failure = |error| Error::other(format!("lab: cannot start {name}: {error}"));
         let mut command = Command::new(std::env::current_exe().map_err(failure)?);
         command
-            .arg(spec.name)
-            .args(["--listen-addr", &spec.address.to_string()])
+            .arg(name)
+            .args(["--listen-addr", &address.to_string()])
             .env_remove("ADMIN_ADDR")
             .env(STOP_ON_STDIN_EOF, "1")
-            .envs(spec.env.iter().map(|(name, value)| (name, value)))
+            .envs(env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -115,25 +94,33 @@ impl ServiceProcess {
         if let Some(stderr) = child.stderr.take() {
             tokio::spawn(forward_lines(stderr, sender, Event::Stderr));
         }
-        Ok(Self { stdin: child.stdin.take(), child, lines })
+        Ok(Self { child, lines })
     }
 
-    /// Process id, until the exit was reported.
-    pub(crate) fn pid(&self) -> Option<u32> {
-        self.child.id()
+    /// Process id, or 0 after the exit was reported.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id().unwrap_or_default()
     }
 
     /// Waits for the next event. [`Event::Exited`] is the last one. Cancel safe.
     pub(crate) async fn next_event(&mut self) -> Event {
-        match self.lines.recv().await {
-            Some(line) => line,
-            None => Event::Exited(self.child.wait().await),
+        if let Some(line) = self.lines.recv().await {
+            return line;
+        }
+        match self.child.wait().await {
+            Ok(status) => Event::Exited(status.to_string()),
+            Err(error) => Event::Exited(error.to_string()),
         }
     }
 
     /// Begins the shutdown of the service.
     pub(crate) fn close_stdin(&mut self) {
-        self.stdin = None;
+        self.child.stdin = None;
+    }
+
+    /// Returns `true` if the shutdown has begun.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.child.stdin.is_none()
     }
 
     pub(crate) fn kill(&mut self) {
@@ -148,13 +135,11 @@ async fn forward_lines(
     events: mpsc::Sender<Event>,
     event: fn(String) -> Event,
 ) {
-    let mut source = BufReader::new(source);
-    let mut line = Vec::new();
-    while let Ok(1..) = (&mut source).take(MAX_LINE_BYTES).read_until(b'\n', &mut line).await {
-        let text = String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']).to_owned();
-        if events.send(event(text)).await.is_err() {
+    let mut lines = BufReader::new(source).split(b'\n');
+    while let Ok(Some(line)) = lines.next_segment().await {
+        let line = String::from_utf8_lossy(&line).into_owned();
+        if events.send(event(line)).await.is_err() {
             return;
         }
-        line.clear();
     }
 }

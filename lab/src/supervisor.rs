@@ -1,21 +1,19 @@
 //! Starts A and B, forwards their output until the user quits, and stops them in reverse order.
 
 use std::ffi::OsString;
-use std::io;
 use std::net::SocketAddr;
-use std::process::ExitStatus;
 use std::time::Duration;
 
-use observability::Error;
 use observability::server::ShutdownSignals;
+use observability::{Config, Error, ErrorKind};
 use tokio::time::timeout;
 
-use crate::args::{Args, service_shutdown_timeout};
+use crate::args::Args;
 use crate::jaeger::TraceBackend;
 use crate::keyboard::KeyReader;
-use crate::notable_traces::NotableTraces;
-use crate::process::{Event, SERVICE_A, SERVICE_B, ServiceProcess, ServiceSpec};
-use crate::terminal::{Banner, Terminal};
+use crate::notable_traces;
+use crate::process::{Event, SERVICE_A, SERVICE_B, ServiceProcess};
+use crate::terminal::{print_line, print_log, print_status};
 
 /// Maximum time until a service listens. Generous, because the machine may be compiling.
 const STARTUP_TIMEOUT: Duration = Duration::from_secs(30);
@@ -24,16 +22,16 @@ const STARTUP_TIMEOUT: Duration = Duration::from_secs(30);
 const KILL_DELAY: Duration = Duration::from_secs(1);
 
 /// Runs the system until a shutdown signal or the key `q`.
-pub(crate) async fn run(args: Args) -> Result<(), Error> {
+pub(crate) async fn run(args: impl Iterator<Item = OsString>) -> Result<(), Error> {
+    let args = Args::parse(args)?;
     let mut signals = ShutdownSignals::new()?;
     let mut keys = KeyReader::new();
-    let terminal = Terminal::new(keys.is_available());
     let mut system = tokio::select! {
-        system = System::start(args, terminal) => system?,
+        system = System::start(args) => system?,
         _ = signals.recv() => return Ok(()),
         never = keys.ignore_all() => match never {},
     };
-    system.print_banner();
+    system.print_banner(keys.is_available());
     loop {
         tokio::select! {
             event = system.a.next_event() => system.a.on_event(event, &system.traces),
@@ -56,103 +54,121 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
 }
 
 struct System {
-    terminal: Terminal,
     a: SupervisedService,
     b: SupervisedService,
     traces: TraceBackend,
-    shutdown_timeout: Duration,
+    kill_after: Duration,
 }
 
 impl System {
-    async fn start(args: Args, terminal: Terminal) -> Result<Self, Error> {
-        let shutdown_timeout = service_shutdown_timeout()?;
+    async fn start(args: Args) -> Result<Self, Error> {
+        // The lab overrides the variables of both addresses.
+        let flags = [SERVICE_B, "--listen-addr=", "--admin-addr="].map(OsString::from);
+        let config: Config = service_b::SERVICE.parse(flags)?;
+        let kill_after = config.shutdown_timeout() + KILL_DELAY;
         let traces = TraceBackend::start(args.jaeger()).await?;
-        let env = common_env(&traces);
 
-        let mut a_env = env.clone();
-        a_env.push(("FAULTS_ENABLED", "true".into()));
-        let a =
-            ServiceSpec { name: SERVICE_A, label: 'A', address: args.service_a_addr, env: a_env };
-        let a = SupervisedService::start(a, terminal).await?;
-
-        let mut b_env = env;
-        b_env.push(("SERVICE_A_URL", format!("http://{}", a.spec.address).into()));
-        let b =
-            ServiceSpec { name: SERVICE_B, label: 'B', address: args.service_b_addr, env: b_env };
-        let b = SupervisedService::start(b, terminal).await?;
-        Ok(Self { terminal, a, b, traces, shutdown_timeout })
+        let mut a = SupervisedService::new(SERVICE_A, 'A', args.service_a_addr, &traces);
+        a.env.push(("FAULTS_ENABLED", "true".to_owned()));
+        a.start().await?;
+        let mut b = SupervisedService::new(SERVICE_B, 'B', args.service_b_addr, &traces);
+        b.env.push(("SERVICE_A_URL", format!("http://{}", a.address)));
+        b.start().await?;
+        Ok(Self { a, b, traces, kill_after })
     }
 
-    fn print_banner(&self) {
-        self.terminal.print_banner(&Banner {
-            a: self.a.spec.address,
-            b: self.b.spec.address,
-            a_pid: self.a.pid(),
-            b_pid: self.b.pid(),
-            traces: self.traces.to_string(),
-        });
+    fn print_banner(&self, has_keys: bool) {
+        let (a, b, traces) = (self.a.address, self.b.address, &self.traces);
+        let (a_pid, b_pid) = (self.a.pid(), self.b.pid());
+        let keys = if has_keys {
+            "a stops or starts A, b does the same for B, t lists notable traces,
+  q or Ctrl-C ends it all"
+        } else {
+            "Ctrl-C ends it all"
+        };
+        print_line(format_args!(
+            "
+  Two services, one trace. Try:
+
+    curl \"http://{b}/call-echo?msg=hello\"
+
+  traces    {traces}
+  metrics   http://{b}/metrics  http://{a}/metrics
+  A         http://{a}  pid {a_pid}  the echo API
+  B         http://{b}  pid {b_pid}  calls A
+
+  break A   kill {a_pid}
+            curl -X PUT http://{a}/faults -d '{{\"delay_ms\":1500}}'
+  repair A  curl -X DELETE http://{a}/faults
+
+  {keys}
+"
+        ));
     }
 
     async fn print_notable_traces(&self) {
-        match NotableTraces::fetch(self.b.spec.address).await {
-            Ok(traces) => {
-                for line in traces.lines(|trace_id| self.traces.link(trace_id)) {
-                    self.terminal.print_status(line);
-                }
-            }
+        let traces = match notable_traces::fetch(self.b.address).await {
+            Ok(traces) => traces,
             Err(error) => {
-                let mut cause: &dyn std::error::Error = &error;
-                while let Some(source) = cause.source() {
-                    cause = source;
-                }
-                self.terminal.print_status(format_args!("cannot read B's /metrics: {cause}"));
+                let kind = ErrorKind::from_reqwest(&error);
+                return print_status(format_args!("cannot read B's /metrics: {kind}"));
             }
+        };
+        if traces.is_empty() {
+            print_status("no traced request yet");
+        }
+        for (description, id) in traces {
+            let link = self.traces.link(&id).unwrap_or_else(|| format!("trace {id}"));
+            print_status(format_args!("{description}  {link}"));
         }
     }
 
     /// Stops B first, so that none of its calls finds A stopped, and Jaeger last, so that it receives
     /// the last spans.
-    async fn stop(mut self) {
-        let kill_after = self.shutdown_timeout + KILL_DELAY;
-        self.b.stop(kill_after).await;
-        self.a.stop(kill_after).await;
+    async fn stop(self) {
+        self.b.stop(self.kill_after).await;
+        self.a.stop(self.kill_after).await;
         self.traces.stop().await;
     }
 }
 
-/// Environment variables of both services.
-fn common_env(traces: &TraceBackend) -> Vec<(&'static str, OsString)> {
-    // The lab needs the log line that contains the address, whatever the user filters.
-    let filter = std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty());
-    let filter = filter.as_deref().unwrap_or("info");
-    let mut env = vec![("RUST_LOG", format!("{filter},observability=info").into())];
-    // The default of 5 s is long for a user who waits for a trace.
-    if std::env::var_os("OTEL_BSP_SCHEDULE_DELAY").is_none() {
-        env.push(("OTEL_BSP_SCHEDULE_DELAY", "200".into()));
-    }
-    env.extend(traces.env());
-    env
-}
-
 /// A service that the user can stop and start again.
 struct SupervisedService {
-    terminal: Terminal,
-    spec: ServiceSpec,
+    /// Subcommand that runs the service.
+    name: &'static str,
+    /// Prefix of its lines on the terminal.
+    label: char,
+    address: SocketAddr,
+    /// Environment variables that the lab sets.
+    env: Vec<(&'static str, String)>,
     /// `None` while the service is stopped.
     process: Option<ServiceProcess>,
-    is_stopping: bool,
 }
 
 impl SupervisedService {
+    fn new(name: &'static str, label: char, address: SocketAddr, traces: &TraceBackend) -> Self {
+        let mut env = traces.env();
+        // The lab needs the log line that contains the address, whatever the user filters.
+        let filter = std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty());
+        let filter = filter.as_deref().unwrap_or("info");
+        env.push(("RUST_LOG", format!("{filter},observability=info")));
+        // The default of 5 s is long for a user who waits for a trace.
+        if std::env::var_os("OTEL_BSP_SCHEDULE_DELAY").is_none() {
+            env.push(("OTEL_BSP_SCHEDULE_DELAY", "200".to_owned()));
+        }
+        Self { name, label, address, env, process: None }
+    }
+
     /// Starts the service and waits until it listens.
-    async fn start(mut spec: ServiceSpec, terminal: Terminal) -> Result<Self, Error> {
-        let mut process = ServiceProcess::spawn(&spec)?;
+    async fn start(&mut self) -> Result<(), Error> {
+        let process = ServiceProcess::spawn(self.name, self.address, &self.env)?;
+        let process = self.process.insert(process);
         let listening = async {
             let mut errors = Vec::new();
             loop {
                 match process.next_event().await {
                     Event::Stdout(line) => {
-                        terminal.print_log(spec.label, &line, None);
+                        print_log(self.label, &line, None);
                         if let Some(address) = listening_address(&line) {
                             return Ok(address);
                         }
@@ -162,23 +178,16 @@ impl SupervisedService {
                 }
             }
         };
-        let name = spec.name;
+        let result = timeout(STARTUP_TIMEOUT, listening).await;
+        let address = result.unwrap_or_else(|_| Err(format!("timeout of {STARTUP_TIMEOUT:?}")));
         // If the system selected the port, the service keeps it when it is started again.
-        spec.address = match timeout(STARTUP_TIMEOUT, listening).await {
-            Ok(Ok(address)) => address,
-            Ok(Err(errors)) => {
-                return Err(Error::other(format!("lab: {name} did not start: {errors}")));
-            }
-            Err(_) => {
-                let text = format!("lab: {name} did not listen within {STARTUP_TIMEOUT:?}");
-                return Err(Error::other(text));
-            }
-        };
-        Ok(Self { terminal, spec, process: Some(process), is_stopping: false })
+        self.address = address
+            .map_err(|error| Error::other(format!("lab: {} did not start: {error}", self.name)))?;
+        Ok(())
     }
 
     fn pid(&self) -> u32 {
-        self.process.as_ref().and_then(ServiceProcess::pid).unwrap_or_default()
+        self.process.as_ref().map_or(0, ServiceProcess::pid)
     }
 
     /// Waits for the next event of the process. Cancel safe.
@@ -190,79 +199,47 @@ impl SupervisedService {
     }
 
     fn on_event(&mut self, event: Event, traces: &TraceBackend) {
-        let label = self.spec.label;
         match event {
-            Event::Stdout(line) => {
+            Event::Stdout(line) | Event::Stderr(line) => {
                 let link = failed_trace_id(&line).and_then(|trace_id| traces.link(trace_id));
-                self.terminal.print_log(label, &line, link.as_deref());
+                print_log(self.label, &line, link.as_deref());
             }
-            Event::Stderr(line) => self.terminal.print_log(label, &line, None),
             Event::Exited(status) => {
-                let reason = if self.is_stopping { "stopped".to_owned() } else { describe(status) };
-                let hint = if self.terminal.has_keys {
-                    format!("; press {} to start it", label.to_ascii_lowercase())
-                } else {
-                    String::new()
-                };
-                self.terminal.print_status(format_args!("{label} is down: {reason}{hint}"));
+                print_status(format_args!("{} is down: {status}", self.label));
                 self.process = None;
-                self.is_stopping = false;
             }
         }
     }
 
     /// Stops a running service, kills a stopping one, and starts a stopped one.
     fn toggle(&mut self) -> Result<(), Error> {
-        let label = self.spec.label;
+        let label = self.label;
         match &mut self.process {
-            Some(process) if self.is_stopping => process.kill(),
+            Some(process) if process.is_stopping() => process.kill(),
             Some(process) => {
-                self.terminal.print_status(format_args!("stopping {label}"));
-                self.is_stopping = true;
+                print_status(format_args!("stopping {label}"));
                 process.close_stdin();
             }
             None => {
-                let process = self.process.insert(ServiceProcess::spawn(&self.spec)?);
-                let pid = process.pid().unwrap_or_default();
-                self.terminal.print_status(format_args!("starting {label}, pid {pid}"));
+                let process = ServiceProcess::spawn(self.name, self.address, &self.env)?;
+                print_status(format_args!("starting {label}, pid {}", process.pid()));
+                self.process = Some(process);
             }
         }
         Ok(())
     }
 
     /// Stops the service, or kills it after `kill_after`.
-    async fn stop(&mut self, kill_after: Duration) {
-        let Some(process) = &mut self.process else { return };
+    async fn stop(self, kill_after: Duration) {
+        let Some(mut process) = self.process else { return };
         process.close_stdin();
-        if timeout(kill_after, self.print_until_exit()).await.is_err() {
-            if let Some(process) = &mut self.process {
-                process.kill();
+        let print_until_exit = async {
+            while let Event::Stdout(line) | Event::Stderr(line) = process.next_event().await {
+                print_log(self.label, &line, None);
             }
-            self.print_until_exit().await;
-        }
-    }
-
-    /// Prints the remaining output of the running service.
-    async fn print_until_exit(&mut self) {
-        while let Event::Stdout(line) | Event::Stderr(line) = self.next_event().await {
-            self.terminal.print_log(self.spec.label, &line, None);
-        }
-    }
-}
-
-fn describe(status: io::Result<ExitStatus>) -> String {
-    let status = match status {
-        Ok(status) => status,
-        Err(error) => return error.to_string(),
-    };
-    #[cfg(unix)]
-    if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(&status) {
-        return format!("killed by signal {signal}");
-    }
-    match status.code() {
-        Some(0) => "stopped".to_owned(),
-        Some(code) => format!("exit code {code}"),
-        None => "exited".to_owned(),
+        };
+        // Dropping the process kills it.
+        let _ = timeout(kill_after, print_until_exit).await;
     }
 }
 

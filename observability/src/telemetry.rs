@@ -4,7 +4,6 @@ use std::fmt;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use opentelemetry::trace::SpanContext;
@@ -17,10 +16,6 @@ use crate::logs::{Logger, NonBlockingWriter};
 use crate::metrics::Metrics;
 use crate::traces::propagation::TraceContextPropagator;
 use crate::traces::{self, Traces};
-
-/// Interval at which the samples of a service's histograms are folded into their buckets, so that their
-/// memory is bounded without scrapes.
-const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Maximum share of the shutdown that is reserved for writing the last log lines.
 const MAX_LOG_FLUSH: Duration = Duration::from_millis(500);
@@ -75,15 +70,12 @@ impl Telemetry {
         otel: OtelConfig,
         log: impl Write + Send + 'static,
     ) -> Result<(Self, impl Subscriber + Send + Sync), Error> {
-        let metrics = Metrics::new(service.name, service.version, service.revision)
-            .map_err(|error| Error::telemetry("metrics", error))?;
-        let metrics = Arc::new(metrics);
+        let metrics = Arc::new(Metrics::new(service.name, service.version, service.revision));
         let writer = NonBlockingWriter::start(log, metrics.dropped_lines.clone())
             .map_err(|error| Error::telemetry("log thread", error))?;
         let logger = Logger::new(writer, config.log_format, service.log_label, &config.log_filter);
         let traces = Traces::start(&service, &otel, &metrics)
             .map_err(|error| Error::telemetry("span exporter", error))?;
-        start_upkeep(&metrics).map_err(|error| Error::telemetry("metrics upkeep thread", error))?;
 
         let tracer = (!otel.disabled).then(|| traces.tracer());
         let subscriber = traces::subscriber(tracer, &logger, &config.log_filter);
@@ -131,19 +123,6 @@ impl Telemetry {
         tracing::info!(target: "observability", "stopped");
         self.0.logger.writer().flush(deadline.saturating_duration_since(Instant::now()));
     }
-}
-
-/// Starts the thread that runs [`Metrics::upkeep`] until the metrics are dropped.
-fn start_upkeep(metrics: &Arc<Metrics>) -> io::Result<()> {
-    let metrics = Arc::downgrade(metrics);
-    let upkeep = move || {
-        while let Some(metrics) = metrics.upgrade() {
-            metrics.upkeep();
-            drop(metrics);
-            thread::sleep(UPKEEP_INTERVAL);
-        }
-    };
-    thread::Builder::new().name("metrics-upkeep".to_owned()).spawn(upkeep).map(|_| ())
 }
 
 /// Adds a log line to each panic, with the ids of the request in which it happens.

@@ -220,6 +220,20 @@ impl Connection {
         self.stream.read_to_end(&mut bytes).map(|_| bytes)
     }
 
+    /// Reads until `text` has arrived.
+    ///
+    /// # Errors
+    /// If the server closes the connection first.
+    pub fn read_until(&mut self, text: &[u8]) -> io::Result<()> {
+        let mut received = Vec::new();
+        while !received.ends_with(text) {
+            let mut byte = [0];
+            self.stream.read_exact(&mut byte)?;
+            received.extend(byte);
+        }
+        Ok(())
+    }
+
     fn read_chunks(&mut self, body: &mut Vec<u8>) -> io::Result<()> {
         loop {
             let line = self.read_line()?;

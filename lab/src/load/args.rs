@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use clap::builder::RangedU64ValueParser;
 use reqwest::Url;
 
 /// Sends GET /call-echo to service B at a constant rate and reports the results
@@ -25,7 +26,8 @@ pub(super) struct Args {
     pub(super) timeout: Duration,
     /// Maximum number of requests in flight; further requests are counted but not sent
     #[arg(long, env = "LOAD_MAX_IN_FLIGHT", value_name = "N")]
-    #[arg(default_value = "500", value_parser = parse_max_in_flight)]
+    #[arg(default_value = "500")]
+    #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..=60_000))]
     pub(super) max_in_flight: usize,
     /// Base URL of service A's /faults, on its admin address if it has one; injects faults
     #[arg(long, env = "LOAD_FAULTS_URL", value_name = "URL", value_parser = parse_url)]
@@ -64,11 +66,6 @@ fn parse_time<const MAX_HOURS: u64>(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).ok();
     time.filter(|time| !time.is_zero() && *time <= Duration::from_secs(MAX_HOURS * 60 * 60))
         .ok_or_else(|| format!("expected a time such as 500ms, 30s or 5m, at most {MAX_HOURS}h"))
-}
-
-fn parse_max_in_flight(text: &str) -> Result<usize, &'static str> {
-    let max_in_flight = text.parse().ok().filter(|max| (1..=60_000).contains(max));
-    max_in_flight.ok_or("expected an integer from 1 to 60000")
 }
 
 #[cfg(test)]

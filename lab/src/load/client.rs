@@ -10,11 +10,6 @@ use serde_json::Value;
 
 /// Message that service B must echo.
 const MESSAGE: &str = "load";
-/// Maximum size of a response body in bytes. Service B sends less.
-const MAX_BODY_BYTES: usize = 64 * 1024;
-/// Idle timeout of pooled connections. Shorter than the 30 s of the services, so that a reused
-/// connection is not one that the server is about to close.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Result of a request. A closed set, so that response bodies cannot add rows to the report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -76,36 +71,16 @@ pub(super) struct Completed {
     pub(super) latency: Duration,
 }
 
-/// Client for `GET /call-echo`. Clones share the connection pool.
-#[derive(Debug, Clone)]
-pub(super) struct LoadClient {
-    client: Client,
-    url: Url,
-}
-
-impl LoadClient {
-    pub(super) fn new(target: &Url, timeout: Duration) -> Result<Self, Error> {
-        let mut url = endpoint(target, "call-echo");
-        url.query_pairs_mut().append_pair("msg", MESSAGE);
-        Ok(Self { client: build_client(timeout)?, url })
-    }
-
-    pub(super) async fn send(self, due: Instant) -> Completed {
-        let outcome = self.call().await.unwrap_or_else(|error| Outcome::from_error(&error));
-        Completed { outcome, latency: due.elapsed() }
-    }
-
-    async fn call(self) -> reqwest::Result<Outcome> {
-        let mut response = self.client.get(self.url).send().await?;
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await? {
-            body.extend(chunk);
-            if body.len() > MAX_BODY_BYTES {
-                return Ok(Outcome::InvalidBody);
-            }
-        }
-        Ok(Outcome::from_response(response.status(), &body))
-    }
+/// Sends a request to `call_echo`, which was due at `due`.
+pub(super) async fn send(client: Client, mut call_echo: Url, due: Instant) -> Completed {
+    call_echo.query_pairs_mut().append_pair("msg", MESSAGE);
+    let outcome = async {
+        let response = client.get(call_echo).send().await?;
+        let status = response.status();
+        Ok(Outcome::from_response(status, &response.bytes().await?))
+    };
+    let outcome = outcome.await.unwrap_or_else(|error| Outcome::from_error(&error));
+    Completed { outcome, latency: due.elapsed() }
 }
 
 /// Builds a client without proxies and redirects, so that only the target is measured.
@@ -114,7 +89,9 @@ pub(super) fn build_client(timeout: Duration) -> Result<Client, Error> {
         .timeout(timeout)
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
-        .pool_idle_timeout(IDLE_TIMEOUT)
+        // Shorter than the 30 s of the services, so that a reused connection is not one that the server
+        // is about to close.
+        .pool_idle_timeout(Duration::from_secs(20))
         .user_agent(concat!("lab-load/", env!("CARGO_PKG_VERSION")))
         .build()?)
 }
@@ -174,7 +151,7 @@ mod tests {
     async fn send_to_unknown_host(due: Instant) -> Completed {
         // The resolver rejects a label of more than 63 bytes without a DNS query.
         let target = Url::parse(&format!("http://{}", "a".repeat(64))).unwrap();
-        LoadClient::new(&target, Duration::from_secs(30)).unwrap().send(due).await
+        send(build_client(Duration::from_secs(30)).unwrap(), target, due).await
     }
 
     #[tokio::test]

@@ -1,14 +1,11 @@
 //! Cycle of faults that are injected into service A during the load.
 
-use std::fmt;
 use std::time::Duration;
 
-use observability::{Error, ErrorKind};
+use observability::ErrorKind;
 use reqwest::{Client, StatusCode, Url};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
-
-use super::client::{build_client, endpoint};
 
 /// Timeout of a request to `/faults`.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -32,95 +29,78 @@ pub(super) const PHASES: &[Phase] = &[
 /// Running fault cycle. Dropping it stops it in the background.
 #[derive(Debug)]
 pub(super) struct FaultCycle {
-    phase: watch::Receiver<&'static str>,
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<FaultCycleSummary>,
+    /// Name of the current phase.
+    pub(super) phase: watch::Receiver<&'static str>,
+    task: JoinHandle<String>,
 }
 
 impl FaultCycle {
-    /// Starts the cycle. `warn` receives an error once while it persists.
+    /// Starts the cycle with requests to `url`. `warn` receives an error once while it persists.
     pub(super) fn start(
-        base_url: &Url,
+        client: Client,
+        url: Url,
         phases: &'static [Phase],
         warn: impl Fn(&str) + Send + 'static,
-    ) -> Result<Self, Error> {
-        let (client, url) = (build_client(TIMEOUT)?, endpoint(base_url, "faults"));
+    ) -> Self {
         let (current, phase) = watch::channel("none");
-        let (stop, mut stopped) = oneshot::channel();
         let task = tokio::spawn(async move {
-            let mut summary = FaultCycleSummary::default();
-            let mut last_error = None;
+            let (mut switches, mut failures) = (0, 0);
+            let mut last_result = Ok(());
             for phase in phases.iter().cycle() {
                 // A stop does not cancel this request, which could then overtake the final one.
-                let error = set_fault(&client, &url, phase.config).await.err();
-                summary.switches += u64::from(error.is_none());
-                summary.failures += u64::from(error.is_some());
-                current.send_replace(if error.is_none() { phase.name } else { "unknown" });
-                if let Some(error) = error.as_ref().filter(|_| error != last_error) {
-                    warn(error);
+                let result = set_fault(&client, &url, phase.config).await;
+                current.send_replace(if result.is_ok() { phase.name } else { "unknown" });
+                match &result {
+                    Ok(()) => switches += 1,
+                    Err(error) => {
+                        failures += 1;
+                        if result != last_result {
+                            warn(error);
+                        }
+                    }
                 }
-                last_error = error;
+                last_result = result;
                 tokio::select! {
                     () = tokio::time::sleep(Duration::from_millis(phase.ms)) => {}
-                    _ = &mut stopped => break,
+                    () = current.closed() => break,
                 }
             }
-            summary.clear_error = set_fault(&client, &url, "").await.err();
-            summary
+            let end = match set_fault(&client, &url, "").await {
+                Ok(()) => "off at the end".to_owned(),
+                Err(error) => format!("possibly still on: {error}"),
+            };
+            format!("{switches} switches, {failures} failures, {end}")
         });
-        Ok(Self { phase, stop, task })
+        Self { phase, task }
     }
 
-    /// Name of the current phase.
-    pub(super) fn phase(&self) -> &'static str {
-        *self.phase.borrow()
-    }
-
-    /// Clears the faults. Takes at most twice [`TIMEOUT`].
-    pub(super) async fn stop(self) -> FaultCycleSummary {
-        drop(self.stop);
-        self.task.await.unwrap_or_default()
+    /// Clears the faults and returns a summary. Takes at most twice [`TIMEOUT`].
+    pub(super) async fn stop(self) -> String {
+        drop(self.phase);
+        self.task.await.unwrap_or_else(|error| error.to_string())
     }
 }
 
-/// Result of a fault cycle.
-#[derive(Debug, Default)]
-pub(super) struct FaultCycleSummary {
-    switches: u64,
-    failures: u64,
-    clear_error: Option<String>,
-}
-
-impl fmt::Display for FaultCycleSummary {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { switches, failures, clear_error } = self;
-        write!(f, "{switches} switches, {failures} failures, ")?;
-        match clear_error {
-            None => f.write_str("off at the end"),
-            Some(error) => write!(f, "possibly still on: {error}"),
-        }
-    }
-}
-
+/// Sets the faults of service A, or clears them if `config` is empty.
 async fn set_fault(client: &Client, url: &Url, config: &'static str) -> Result<(), String> {
     let request = match config {
         "" => client.delete(url.clone()),
         config => client.put(url.clone()).body(config),
     };
-    let status = request.send().await.map(|response| response.status());
-    match status.map_err(|error| ErrorKind::from_reqwest(&error)) {
+    match request.timeout(TIMEOUT).send().await.map(|response| response.status()) {
         Ok(status) if status.is_success() => Ok(()),
         Ok(StatusCode::NOT_FOUND) => {
             Err("A responded with 404: is FAULTS_ENABLED=true, and is this its admin address?"
                 .into())
         }
         Ok(status) => Err(format!("A responded with {status}")),
-        Err(kind) => Err(format!("no response from A: {kind}")),
+        Err(error) => Err(format!("no response from A: {}", ErrorKind::from_reqwest(&error))),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::client::build_client;
     use super::*;
     use axum::Router;
     use axum::extract::State;
@@ -130,7 +110,7 @@ mod tests {
 
     type Requests = mpsc::UnboundedSender<(Method, String)>;
 
-    /// Starts a fake `/faults` and returns its base URL and the requests that it receives.
+    /// Starts a fake `/faults` and returns its URL and the requests that it receives.
     async fn start_service_a(
         status: StatusCode,
     ) -> (Url, mpsc::UnboundedReceiver<(Method, String)>) {
@@ -142,7 +122,7 @@ mod tests {
         let (sender, requests) = mpsc::unbounded_channel();
         let router = Router::new().route("/faults", any(handler)).with_state(sender);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let url = format!("http://{}/faults", listener.local_addr().unwrap()).parse().unwrap();
         tokio::spawn(async { axum::serve(listener, router).await });
         (url, requests)
     }
@@ -151,12 +131,16 @@ mod tests {
         Phase { name: "healthy", config: "", ms: 1 },
         Phase { name: "bad", config: r#"{"reset":true}"#, ms: 1 },
     ];
+    fn client() -> Client {
+        build_client(TIMEOUT).unwrap()
+    }
+
     const LONG: &[Phase] = &[Phase { name: "bad", config: "{}", ms: 3_600_000 }];
 
     #[tokio::test]
     async fn phases_cycle() {
         let (url, mut requests) = start_service_a(StatusCode::OK).await;
-        let _faults = FaultCycle::start(&url, SHORT, |_| {}).unwrap();
+        let _faults = FaultCycle::start(client(), url, SHORT, |_| {});
         for _ in 0..2 {
             assert_eq!(requests.recv().await.unwrap(), (Method::DELETE, String::new()));
             let put = (Method::PUT, r#"{"reset":true}"#.to_owned());
@@ -167,10 +151,10 @@ mod tests {
     #[tokio::test]
     async fn faults_are_cleared_on_stop() {
         let (url, mut requests) = start_service_a(StatusCode::OK).await;
-        let mut faults = FaultCycle::start(&url, LONG, |_| {}).unwrap();
+        let mut faults = FaultCycle::start(client(), url, LONG, |_| {});
         faults.phase.changed().await.unwrap();
-        assert_eq!(faults.phase(), "bad");
-        assert_eq!(faults.stop().await.to_string(), "1 switches, 0 failures, off at the end");
+        assert_eq!(*faults.phase.borrow(), "bad");
+        assert_eq!(faults.stop().await, "1 switches, 0 failures, off at the end");
         assert_eq!(requests.recv().await.unwrap().0, Method::PUT);
         assert_eq!(requests.recv().await.unwrap().0, Method::DELETE);
     }
@@ -182,14 +166,14 @@ mod tests {
         let warn = move |error: &str| {
             let _ = warn.send(error.to_owned());
         };
-        let faults = FaultCycle::start(&url, SHORT, warn).unwrap();
+        let faults = FaultCycle::start(client(), url, SHORT, warn);
         for _ in 0..4 {
             requests.recv().await.unwrap();
         }
         let summary = faults.stop().await;
-        assert!(summary.failures >= 3 && summary.switches == 0, "{summary:?}");
-        let text = summary.to_string();
-        assert!(text.contains("possibly still on: A responded with 404"), "{text}");
+        let failures = summary.strip_prefix("0 switches, ").unwrap().split(' ').next().unwrap();
+        assert!(failures.parse::<u64>().unwrap() >= 3, "{summary}");
+        assert!(summary.contains("possibly still on: A responded with 404"), "{summary}");
         assert!(warnings.recv().await.unwrap().contains("FAULTS_ENABLED"));
         assert_eq!(warnings.recv().await, None);
     }

@@ -1,19 +1,19 @@
 //! Open-loop load generator: sends requests to service B at a constant rate and reports the results.
 
 use std::ffi::OsString;
-use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
+use futures_util::future::OptionFuture;
 use observability::Error;
 use observability::server::ShutdownSignals;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval_at};
 
 use args::Args;
-use client::{LoadClient, endpoint, redacted};
+use client::{build_client, endpoint, redacted, send};
 use faults::{FaultCycle, PHASES};
-use pacer::Pacer;
-use report::{ProgressState, Report, StopReason, format_rate, print_line, print_progress};
+use pacer::start_pacer;
+use report::{format_progress, format_rate, print_line, write_report};
 use stats::Stats;
 
 mod args;
@@ -23,80 +23,67 @@ mod pacer;
 mod report;
 mod stats;
 
+/// Time from one progress line to the next.
+const PROGRESS_PERIOD: Duration = Duration::from_secs(5);
+
 /// Runs `lab load`.
 pub(crate) async fn run(args: impl Iterator<Item = OsString>) -> Result<(), Error> {
     let args: Args = observability::parse(std::iter::once("lab load".into()).chain(args))?;
     let mut signals = ShutdownSignals::new()?;
-    let client = LoadClient::new(&args.target, args.timeout)?;
+    let client = build_client(args.timeout)?;
+    let call_echo = endpoint(&args.target, "call-echo");
     let mut stats = Stats::new()?;
     let mut in_flight = JoinSet::new();
 
-    let (rate, target) = (format_rate(args.rate), redacted(&endpoint(&args.target, "call-echo")));
+    let (rate, target) = (format_rate(args.rate), redacted(&call_echo));
     let end = args.duration.map(|duration| format!("for {}", humantime::format_duration(duration)));
     let end = end.as_deref().unwrap_or("until stopped");
     print_line(format_args!("{rate} requests/s to {target} {end}"));
 
     let start = Instant::now();
-    let mut due = Pacer { rate: args.rate, duration: args.duration }.start(start)?;
+    let mut due = start_pacer(start, args.rate, args.duration);
     let warn = |error: &str| print_line(format_args!("faults: {error}"));
-    let faults = args.faults_url.as_ref().map(|url| FaultCycle::start(url, PHASES, warn));
-    let faults = faults.transpose()?;
-    let period = Duration::from_secs(if std::io::stderr().is_terminal() { 1 } else { 10 });
-    let mut progress = interval_at((start + period).into(), period);
+    let faults = args.faults_url.as_ref().map(|base_url| {
+        FaultCycle::start(client.clone(), endpoint(base_url, "faults"), PHASES, warn)
+    });
+    let mut progress = interval_at((start + PROGRESS_PERIOD).into(), PROGRESS_PERIOD);
     progress.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let mut last_progress = Duration::ZERO;
+    let mut last_stats = stats.clone();
     let stop_reason = loop {
         tokio::select! {
             due = due.recv() => match due {
-                Some(_) if in_flight.len() >= args.max_in_flight => stats.on_not_sent(),
+                Some(_) if in_flight.len() >= args.max_in_flight => stats.not_sent += 1,
                 Some(due) => {
                     stats.on_sent(due.elapsed());
-                    in_flight.spawn(client.clone().send(due));
+                    in_flight.spawn(send(client.clone(), call_echo.clone(), due));
                 }
-                None => break StopReason::Completed,
+                None => break "completed".to_owned(),
             },
             Some(result) = in_flight.join_next() => stats.on_finished(result),
             _ = progress.tick() => {
-                let elapsed = start.elapsed();
-                let state = ProgressState {
-                    elapsed,
-                    interval: stats.take_interval(),
-                    interval_length: elapsed - last_progress,
-                    in_flight: in_flight.len(),
-                    fault: faults.as_ref().map(FaultCycle::phase),
-                };
-                last_progress = elapsed;
-                print_progress(&state);
+                stats.elapsed = start.elapsed();
+                let fault = faults.as_ref().map(|faults| *faults.phase.borrow());
+                print_line(format_progress(&last_stats, &stats, in_flight.len(), fault));
+                last_stats = stats.clone();
             }
-            signal = signals.recv() => break StopReason::Signal(signal),
+            signal = signals.recv() => break format!("stopped by {signal}"),
         }
     };
-    let elapsed = start.elapsed();
+    stats.elapsed = start.elapsed();
     print_line(format_args!("{stop_reason}, {} requests in flight", in_flight.len()));
 
-    let clear_faults = async {
-        match faults {
-            Some(faults) => Some(faults.stop().await),
-            None => None,
-        }
-    };
     let drain = async {
-        loop {
+        while !in_flight.is_empty() {
             tokio::select! {
-                result = in_flight.join_next() => match result {
-                    Some(result) => stats.on_finished(result),
-                    None => break,
-                },
+                Some(result) = in_flight.join_next() => stats.on_finished(result),
                 _ = signals.recv() => in_flight.abort_all(),
             }
         }
     };
-    let (faults, ()) = tokio::join!(clear_faults, drain);
+    let (faults, ()) = tokio::join!(OptionFuture::from(faults.map(FaultCycle::stop)), drain);
 
-    let report = Report { args: &args, stop_reason, elapsed, stats: &stats, faults };
-    let mut stdout = std::io::stdout().lock();
     // A closed stdout is not an error because its reader does not want the report.
-    let _ = stdout.write_all(report.to_string().as_bytes()).and_then(|()| stdout.flush());
+    let _ = write_report(std::io::stdout().lock(), &args, &stop_reason, &stats, faults.as_deref());
     if stats.is_unreachable() {
         return Err(Error::other(format!(
             "lab load: no response from service B at {}; is it running? `cargo run` starts it",

@@ -1,132 +1,93 @@
 //! Progress on stderr, the final report and the format of their numbers.
 
 use std::cmp::Reverse;
-use std::fmt::{self, Display, Formatter};
-use std::io::{IsTerminal, Write};
+use std::fmt::Display;
+use std::io::{self, Write};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
 use super::args::Args;
 use super::client::{Outcome, endpoint, redacted};
-use super::faults::FaultCycleSummary;
-use super::stats::{Interval, Stats};
+use super::stats::Stats;
 
-/// Writes a permanent line to stderr.
+/// Writes a line to stderr.
 pub(super) fn print_line(text: impl Display) {
-    let mut stderr = std::io::stderr();
-    let clear = if stderr.is_terminal() { "\r\x1b[K" } else { "" };
-    let _ = writeln!(stderr, "{clear}load: {text}");
+    let _ = writeln!(io::stderr(), "load: {text}");
 }
 
-/// Writes a line to stderr that the next one replaces on a terminal.
-pub(super) fn print_progress(state: &ProgressState) {
-    let mut stderr = std::io::stderr();
-    if !stderr.is_terminal() {
-        return print_line(state);
+/// Describes the time from `last` to `now`. `fault` is the current phase of the fault cycle.
+pub(super) fn format_progress(
+    last: &Stats,
+    now: &Stats,
+    in_flight: usize,
+    fault: Option<&str>,
+) -> String {
+    let mut latencies = now.all.clone();
+    // Does not fail because `last` is an earlier copy of `now`.
+    let _ = latencies.subtract(&last.all);
+    let rate = format_rate(per_second(now.sent - last.sent, now.elapsed - last.elapsed));
+    let results = if latencies.is_empty() {
+        "no responses".to_owned()
+    } else {
+        let ok = format_percent(now.ok.len() - last.ok.len(), latencies.len());
+        let [p50, p99] = [0.5, 0.99].map(|quantile| format_ms(&latencies, quantile));
+        format!("{ok} % ok, p50 {p50} ms, p99 {p99} ms")
+    };
+    let not_sent = match now.not_sent - last.not_sent {
+        0 => String::new(),
+        not_sent => format!(", {not_sent} due but not sent"),
+    };
+    let fault = fault.map(|fault| format!(", A: {fault}")).unwrap_or_default();
+    let seconds = now.elapsed.as_secs();
+    format!("{seconds} s  {rate}/s sent, {results}, {in_flight} in flight{not_sent}{fault}")
+}
+
+/// Writes the report at the end of a run. `faults` is the summary of the fault cycle.
+pub(super) fn write_report(
+    mut out: impl Write,
+    args: &Args,
+    stop_reason: &str,
+    stats: &Stats,
+    faults: Option<&str>,
+) -> io::Result<()> {
+    let Stats { elapsed, sent, not_sent, aborted, max_send_delay, outcomes, all, ok } = stats;
+    let target = redacted(&endpoint(&args.target, "call-echo"));
+    writeln!(out, "load of {target}: {stop_reason} after {:.1} s\n", elapsed.as_secs_f64())?;
+    write!(out, "requests   {sent} sent of {} due", sent + not_sent)?;
+    if *not_sent > 0 {
+        let max = args.max_in_flight;
+        write!(out, "; {not_sent} not sent because {max} were in flight (not in the latencies)")?;
     }
-    // Wrapping is disabled because `\r` returns only to the start of the last row.
-    let _ = write!(stderr, "\r\x1b[K\x1b[?7lload: {state}\x1b[?7h");
-}
-
-/// State of the run for a progress line.
-#[derive(Debug)]
-pub(super) struct ProgressState {
-    pub(super) elapsed: Duration,
-    pub(super) interval: Interval,
-    pub(super) interval_length: Duration,
-    pub(super) in_flight: usize,
-    /// Current phase of the fault cycle.
-    pub(super) fault: Option<&'static str>,
-}
-
-impl Display for ProgressState {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Interval { sent, not_sent, ok, latencies } = &self.interval;
-        let rate = format_rate(per_second(*sent, self.interval_length));
-        write!(f, "{} s  {rate}/s sent, ", self.elapsed.as_secs())?;
-        if latencies.is_empty() {
-            write!(f, "no responses")?;
-        } else {
-            let ok = format_percent(*ok, latencies.len());
-            let [p50, p99] = [0.5, 0.99].map(|quantile| format_ms(latencies, quantile));
-            write!(f, "{ok} % ok, p50 {p50} ms, p99 {p99} ms")?;
-        }
-        write!(f, ", {} in flight", self.in_flight)?;
-        if *not_sent > 0 {
-            write!(f, ", {not_sent} due but not sent")?;
-        }
-        self.fault.map_or(Ok(()), |fault| write!(f, ", A: {fault}"))
+    if *aborted > 0 {
+        write!(out, "; {aborted} aborted")?;
     }
-}
-
-/// Reason for the end of a run.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum StopReason {
-    Completed,
-    Signal(&'static str),
-}
-
-impl Display for StopReason {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Completed => f.write_str("completed"),
-            Self::Signal(name) => write!(f, "stopped by {name}"),
-        }
+    let rates = [per_second(*sent, *elapsed), per_second(ok.len(), *elapsed), args.rate];
+    let [sent_rate, ok_rate, target_rate] = rates.map(format_rate);
+    writeln!(out, "\nrate       {sent_rate}/s sent, {ok_rate}/s ok; target {target_rate}/s")?;
+    let delay_ms = max_send_delay.as_secs_f64() * 1e3;
+    writeln!(out, "delay      sent at most {delay_ms:.2} ms after the due time")?;
+    if let Some(faults) = faults {
+        writeln!(out, "faults     {faults}")?;
     }
-}
 
-/// Report at the end of a run.
-#[derive(Debug)]
-pub(super) struct Report<'a> {
-    pub(super) args: &'a Args,
-    pub(super) stop_reason: StopReason,
-    /// Time during which requests were sent.
-    pub(super) elapsed: Duration,
-    pub(super) stats: &'a Stats,
-    pub(super) faults: Option<FaultCycleSummary>,
-}
-
-impl Display for Report<'_> {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Self { args, stop_reason, elapsed, stats, faults } = self;
-        let Stats { sent, not_sent, aborted, max_send_delay, outcomes, all, ok, .. } = stats;
-        let target = redacted(&endpoint(&args.target, "call-echo"));
-        writeln!(f, "load of {target}: {stop_reason} after {:.1} s\n", elapsed.as_secs_f64())?;
-        write!(f, "requests   {sent} sent of {} due", sent + not_sent)?;
-        if *not_sent > 0 {
-            let max = args.max_in_flight;
-            write!(f, "; {not_sent} not sent because {max} were in flight (not in the latencies)")?;
-        }
-        if *aborted > 0 {
-            write!(f, "; {aborted} aborted")?;
-        }
-        let rates = [per_second(*sent, *elapsed), per_second(ok.len(), *elapsed), args.rate];
-        let [sent_rate, ok_rate, target_rate] = rates.map(format_rate);
-        writeln!(f, "\nrate       {sent_rate}/s sent, {ok_rate}/s ok; target {target_rate}/s")?;
-        let delay_ms = max_send_delay.as_secs_f64() * 1e3;
-        writeln!(f, "delay      sent at most {delay_ms:.2} ms after the due time")?;
-        if let Some(faults) = faults {
-            writeln!(f, "faults     {faults}")?;
-        }
-
-        writeln!(f, "\nlatency ms       p50       p90       p95       p99     p99.9       max")?;
-        for (name, latencies) in [("all", all), ("ok", ok)] {
-            let columns = [0.5, 0.9, 0.95, 0.99, 0.999, 1.0]
-                .map(|quantile| format!(" {:>9}", format_ms(latencies, quantile)));
-            writeln!(f, "  {name:<8}{}", columns.concat())?;
-        }
-
-        writeln!(f, "\noutcomes{}", if outcomes.is_empty() { "   none" } else { "" })?;
-        let mut rows: Vec<_> = outcomes.iter().map(|(o, &count)| (o.to_string(), count)).collect();
-        let ok = Outcome::Ok.to_string();
-        rows.sort_by_key(|(name, count)| (*name != ok, Reverse(*count), name.clone()));
-        for (name, count) in rows {
-            let percent = format_percent(count, all.len());
-            writeln!(f, "  {name:<15} {count:>9} {percent:>8} %")?;
-        }
-        Ok(())
+    writeln!(out, "\nlatency ms       p50       p90       p95       p99     p99.9       max")?;
+    for (name, latencies) in [("all", all), ("ok", ok)] {
+        let columns = [0.5, 0.9, 0.95, 0.99, 0.999, 1.0]
+            .map(|quantile| format!(" {:>9}", format_ms(latencies, quantile)));
+        writeln!(out, "  {name:<8}{}", columns.concat())?;
     }
+
+    writeln!(out, "\noutcomes{}", if outcomes.is_empty() { "   none" } else { "" })?;
+    let mut rows: Vec<_> = outcomes.iter().collect();
+    rows.sort_by_key(|&(&outcome, &count)| {
+        (outcome != Outcome::Ok, Reverse(count), outcome.to_string())
+    });
+    for (outcome, &count) in rows {
+        let percent = format_percent(count, all.len());
+        writeln!(out, "  {:<15} {count:>9} {percent:>8} %", outcome.to_string())?;
+    }
+    Ok(())
 }
 
 /// Formats a quantile in milliseconds, or `-` without values.
@@ -167,26 +128,34 @@ mod tests {
     #[test]
     fn progress_covers_last_interval() {
         let mut stats = Stats::new().unwrap();
+        stats.on_sent(Duration::ZERO);
+        stats.on_finished(Ok(Completed { outcome: Outcome::Ok, latency: Duration::from_secs(1) }));
+        stats.elapsed = Duration::from_secs(58);
+        let last = stats.clone();
         for outcome in [Outcome::Ok, Outcome::Ok, Outcome::Ok, Outcome::InvalidBody] {
             stats.on_sent(Duration::ZERO);
             stats.on_finished(Ok(Completed { outcome, latency: Duration::from_millis(2) }));
         }
-        stats.on_not_sent();
-        let mut state = ProgressState {
-            elapsed: Duration::from_secs(60),
-            interval: stats.take_interval(),
-            interval_length: Duration::from_secs(2),
-            in_flight: 3,
-            fault: Some("reset"),
-        };
+        stats.not_sent += 1;
+        stats.elapsed = Duration::from_secs(60);
         assert_eq!(
-            state.to_string(),
+            format_progress(&last, &stats, 3, Some("reset")),
             "60 s  2.0/s sent, 75.00 % ok, p50 2.00 ms, p99 2.00 ms, 3 in flight, \
              1 due but not sent, A: reset"
         );
-        state.interval = stats.take_interval();
-        state.fault = None;
-        assert_eq!(state.to_string(), "60 s  0.0/s sent, no responses, 3 in flight");
+        let last = stats.clone();
+        assert_eq!((stats.sent, stats.all.len()), (5, 5));
+        assert_eq!(
+            format_progress(&last, &stats, 3, None),
+            "60 s  0.0/s sent, no responses, 3 in flight"
+        );
+    }
+
+    fn report(flags: &[&str], stop_reason: &str, stats: &Stats, faults: Option<&str>) -> String {
+        let args = Args::try_parse_from([&["load"], flags].concat()).unwrap();
+        let mut report = Vec::new();
+        write_report(&mut report, &args, stop_reason, stats, faults).unwrap();
+        String::from_utf8(report).unwrap()
     }
 
     #[test]
@@ -203,15 +172,11 @@ mod tests {
                 stats.on_finished(Ok(Completed { outcome, latency: Duration::from_millis(ms) }));
             }
         }
-        stats.on_not_sent();
-        let flags = "load --target=http://user:pw@b:1 --rate=10.1 --max-in-flight=8";
-        let report = Report {
-            args: &Args::try_parse_from(flags.split(' ')).unwrap(),
-            stop_reason: StopReason::Signal("SIGTERM"),
-            elapsed: Duration::from_secs(10),
-            stats: &stats,
-            faults: Some(FaultCycleSummary::default()),
-        };
+        stats.not_sent += 1;
+        stats.elapsed = Duration::from_secs(10);
+        let flags = ["--target=http://user:pw@b:1", "--rate=10.1", "--max-in-flight=8"];
+        let faults = "0 switches, 0 failures, off at the end";
+        let text = report(&flags, "stopped by SIGTERM", &stats, Some(faults));
         let expected = "\
 load of http://b:1/call-echo: stopped by SIGTERM after 10.0 s
 
@@ -230,19 +195,12 @@ outcomes
   500                     3     3.00 %
   B: refused              1     1.00 %
 ";
-        assert_eq!(report.to_string(), expected);
+        assert_eq!(text, expected);
     }
 
     #[test]
     fn report_without_requests_has_no_latencies() {
-        let report = Report {
-            args: &Args::try_parse_from(["load", "--rate=0.05"]).unwrap(),
-            stop_reason: StopReason::Signal("SIGINT"),
-            elapsed: Duration::ZERO,
-            stats: &Stats::new().unwrap(),
-            faults: None,
-        };
-        let text = report.to_string();
+        let text = report(&["--rate=0.05"], "stopped by SIGINT", &Stats::new().unwrap(), None);
         assert!(text.contains("0 sent of 0 due\n"), "{text}");
         let row = text.lines().find(|line| line.starts_with("  ok ")).unwrap();
         assert_eq!(row.split_whitespace().collect::<String>(), "ok------");

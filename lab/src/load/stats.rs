@@ -12,9 +12,11 @@ use super::client::{Completed, Outcome};
 /// Maximum latency that is measured: twice the maximum timeout because a request may start late.
 const MAX_LATENCY_US: u64 = 2 * 60 * 60 * 1_000_000;
 
-/// Statistics of the whole run.
-#[derive(Debug)]
+/// Statistics of a run. An interval is the difference of two copies.
+#[derive(Debug, Clone)]
 pub(super) struct Stats {
+    /// Time during which requests were sent.
+    pub(super) elapsed: Duration,
     pub(super) sent: u64,
     /// Requests that were due while the maximum number of requests was in flight.
     pub(super) not_sent: u64,
@@ -27,42 +29,26 @@ pub(super) struct Stats {
     pub(super) all: Histogram<u64>,
     /// Latencies of successful requests in microseconds.
     pub(super) ok: Histogram<u64>,
-    interval: Interval,
-}
-
-/// Statistics since the last progress line.
-#[derive(Debug)]
-pub(super) struct Interval {
-    pub(super) sent: u64,
-    pub(super) not_sent: u64,
-    pub(super) ok: u64,
-    pub(super) latencies: Histogram<u64>,
 }
 
 impl Stats {
     pub(super) fn new() -> Result<Self, Error> {
         let all = Histogram::new_with_bounds(1, MAX_LATENCY_US, 3).map_err(Error::other)?;
         Ok(Self {
+            elapsed: Duration::ZERO,
             sent: 0,
             not_sent: 0,
             aborted: 0,
             max_send_delay: Duration::ZERO,
             outcomes: HashMap::new(),
             ok: all.clone(),
-            interval: Interval { sent: 0, not_sent: 0, ok: 0, latencies: all.clone() },
             all,
         })
     }
 
     pub(super) fn on_sent(&mut self, delay: Duration) {
         self.sent += 1;
-        self.interval.sent += 1;
         self.max_send_delay = self.max_send_delay.max(delay);
-    }
-
-    pub(super) fn on_not_sent(&mut self) {
-        self.not_sent += 1;
-        self.interval.not_sent += 1;
     }
 
     pub(super) fn on_finished(&mut self, result: Result<Completed, JoinError>) {
@@ -70,13 +56,11 @@ impl Stats {
             self.aborted += 1;
             return;
         };
-        let latency = micros(latency);
+        let latency = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
         *self.outcomes.entry(outcome).or_default() += 1;
         self.all.saturating_record(latency);
-        self.interval.latencies.saturating_record(latency);
         if outcome == Outcome::Ok {
             self.ok.saturating_record(latency);
-            self.interval.ok += 1;
         }
     }
 
@@ -85,17 +69,6 @@ impl Stats {
         let no_response = |outcome: &Outcome| matches!(outcome, Outcome::Transport(_));
         !self.outcomes.is_empty() && self.outcomes.keys().all(no_response)
     }
-
-    /// Returns the statistics since the last call.
-    pub(super) fn take_interval(&mut self) -> Interval {
-        let latencies = Histogram::new_from(&self.all);
-        let empty = Interval { sent: 0, not_sent: 0, ok: 0, latencies };
-        std::mem::replace(&mut self.interval, empty)
-    }
-}
-
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -123,17 +96,6 @@ mod tests {
         assert_close(&stats.all, 1000.0);
         assert_eq!((stats.ok.len(), stats.all.len()), (1, 2));
         assert!(stats.ok.value_at_quantile(0.5) > 0);
-    }
-
-    #[test]
-    fn interval_resets_after_read() {
-        let mut stats = Stats::new().unwrap();
-        stats.on_sent(Duration::ZERO);
-        stats.on_finished(completed(Outcome::Ok, 1));
-        let counts = |interval: Interval| (interval.sent, interval.ok, interval.latencies.len());
-        assert_eq!(counts(stats.take_interval()), (1, 1, 1));
-        assert_eq!(counts(stats.take_interval()), (0, 0, 0));
-        assert_eq!((stats.sent, stats.all.len()), (1, 1));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! JSON responses in one step.
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
+use http::StatusCode;
 use reqwest::Response;
 use reqwest_middleware::RequestBuilder;
 use serde::de::DeserializeOwned;
@@ -20,7 +21,7 @@ const MAX_DECODE_ERROR: usize = 512;
 pub trait RequestBuilderExt {
     /// Sends the request and decodes the JSON body of a 2xx response.
     ///
-    /// All of it is one call: a body that does not decode makes it a failed call in span and metrics, of
+    /// A 204 response decodes like `null`. All of it is one call: a body that does not decode makes it a failed call in span and metrics, of
     /// the kind `decode`.
     ///
     /// # Errors
@@ -79,6 +80,9 @@ async fn decode<T: DeserializeOwned>(response: &mut Response) -> Result<T, CallE
     }
     if body.len() > MAX_JSON_BODY {
         return Err(too_long());
+    }
+    if status == StatusCode::NO_CONTENT {
+        body = Bytes::from_static(b"null");
     }
     serde_json::from_slice(&body).map_err(|error| {
         invalid_body(truncate(&error.to_string(), MAX_DECODE_ERROR)).with_source(error)

@@ -1,7 +1,7 @@
 //! The telemetry middleware: injects the trace context, and records span and metrics of each call.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use http::{Extensions, StatusCode};
 use http_body::Body as HttpBody;
@@ -15,8 +15,9 @@ use tracing::field::Empty;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::circuit_breaker::{Admission, CircuitBreaker};
+use super::retry::ResendCount;
 use crate::error::ErrorKind;
-use crate::http::{InstrumentedBody, KnownMethod, OnBodyEnd, redact_url};
+use crate::http::{BodyEnd, InstrumentedBody, KnownMethod, OnBodyEnd, redact_url};
 use crate::metrics::{ClientMetrics, Outcome};
 use crate::telemetry::Telemetry;
 use crate::traces::propagation;
@@ -42,6 +43,10 @@ impl Middleware for TelemetryMiddleware {
             }
         };
         let mut guard = CallGuard::start(&self.telemetry, &request, admission);
+        if let Some(ResendCount(count)) = extensions.get() {
+            let attribute = KeyValue::new("http.request.resend_count", i64::from(*count));
+            guard.cx.span().set_attribute(attribute);
+        }
         propagation::inject(&guard.cx, request.headers_mut());
         let slot = extensions.get::<GuardSlot>().cloned();
         // The span is not entered because the layers below create no spans.
@@ -85,9 +90,11 @@ pub(super) struct CallGuard {
     telemetry: Telemetry,
     metrics: Arc<ClientMetrics>,
     started: Instant,
+    /// Wall clock at `started`. The end of the span is computed from it, because the clock may be set.
+    started_at: SystemTime,
     method: KnownMethod,
     cx: Context,
-    /// Ends the span when it is dropped.
+    /// Keeps the `tracing` span open. [`finish`](Self::finish) ends the OpenTelemetry span.
     _span: Span,
     status: Option<StatusCode>,
     admission: Option<Admission>,
@@ -113,6 +120,7 @@ impl CallGuard {
             telemetry: telemetry.clone(),
             metrics,
             started: Instant::now(),
+            started_at: SystemTime::now(),
             method,
             cx,
             _span: span,
@@ -122,14 +130,14 @@ impl CallGuard {
         }
     }
 
-    /// Records the end of the call. A status that is not 2xx is an error by itself.
+    /// Records the end of the call. A status of 4xx or 5xx is an error by itself.
     pub(super) fn finish(&mut self, error: Option<ErrorKind>) {
         if std::mem::replace(&mut self.is_finished, true) {
             return;
         }
         let duration = self.started.elapsed();
-        let error = error
-            .or_else(|| self.status.filter(|status| !status.is_success()).map(ErrorKind::Status));
+        let is_error = |status: &StatusCode| status.is_client_error() || status.is_server_error();
+        let error = error.or_else(|| self.status.filter(is_error).map(ErrorKind::Status));
         if let Some(admission) = self.admission.take() {
             admission.record(error);
         }
@@ -146,6 +154,7 @@ impl CallGuard {
         if error.is_some_and(|error| error != ErrorKind::Canceled) {
             span.set_status(Status::error(""));
         }
+        span.end_with_timestamp(self.started_at + duration);
     }
 
     /// Moves the guard into the body of the response.
@@ -162,7 +171,7 @@ impl CallGuard {
         if let Ok(carrier) = http::Response::builder().url(url).body(()) {
             parts.extensions.extend(carrier.into_parts().0.extensions);
         }
-        let body = reqwest::Body::wrap(InstrumentedBody::new(body, guard));
+        let body = reqwest::Body::wrap(InstrumentedBody::new(body, guard, None));
         Response::from(http::Response::from_parts(parts, body))
     }
 }
@@ -174,8 +183,13 @@ impl Drop for CallGuard {
 }
 
 impl OnBodyEnd<reqwest::Error> for CallGuard {
-    fn end(&mut self, error: Option<&reqwest::Error>) {
-        self.finish(error.map(ErrorKind::from_reqwest));
+    fn end(&mut self, end: BodyEnd<'_, reqwest::Error>) {
+        self.finish(match end {
+            // A caller that reads only the head has the outcome of the head.
+            BodyEnd::Complete | BodyEnd::Unread => None,
+            BodyEnd::Failed(error) => Some(ErrorKind::from_reqwest(error)),
+            BodyEnd::Panicked => Some(ErrorKind::Other),
+        });
     }
 }
 

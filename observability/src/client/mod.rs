@@ -63,6 +63,8 @@ impl ClientBuilder {
             .no_proxy()
             .dns_resolver(Arc::new(SystemResolver))
             .pool_idle_timeout(IDLE_TIMEOUT)
+            // Folded headers are obsolete, but a client must accept them (RFC 9112, section 5.2).
+            .http1_allow_obsolete_multiline_headers_in_responses(true)
             .tcp_nodelay(true);
         Self { telemetry, client, timeout: None, max_connect_retries: 0, breaker: None }
     }
@@ -70,7 +72,9 @@ impl ClientBuilder {
     /// Sets the time budget of a call: connect, headers and body, retries included.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
-        self.configure(|client| client.timeout(timeout))
+        // reqwest divides the connect timeout among the addresses of a host, so that an address that does
+        // not respond leaves time for the next one.
+        self.configure(|client| client.timeout(timeout).connect_timeout(timeout))
     }
 
     /// Sets the maximum number of retries of a call whose connection cannot be made. The default is 0.

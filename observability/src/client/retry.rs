@@ -21,6 +21,10 @@ const RETRY_DELAY: Duration = Duration::from_millis(20);
 const RETRY_BUDGET_PERIOD: Duration = Duration::from_secs(10);
 const RETRY_BUDGET_RATIO: f32 = 0.2;
 
+/// Number of the retry that a request is, in the extensions of a retried request.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ResendCount(pub(super) u32);
+
 /// Middleware that retries a call whose connection cannot be made.
 ///
 /// Nothing of such a call has been sent, so that nothing can happen twice.
@@ -67,6 +71,7 @@ impl Middleware for ConnectRetry {
                 {
                     retry += 1;
                     self.record_retry(&retry_request, retry, kind);
+                    extensions.insert(ResendCount(retry));
                     first_error.get_or_insert(error);
                     sleep(RETRY_DELAY).await;
                     request = retry_request;
@@ -95,5 +100,5 @@ impl ConnectRetry {
 
 /// Returns `true` if no connection was made, so that nothing was sent.
 fn is_connect_error(kind: ErrorKind) -> bool {
-    matches!(kind, ErrorKind::Refused | ErrorKind::Unreachable | ErrorKind::Dns)
+    matches!(kind, ErrorKind::Refused | ErrorKind::Unreachable | ErrorKind::Dns | ErrorKind::Local)
 }

@@ -36,6 +36,8 @@ pub enum ErrorKind {
     Canceled,
     /// The call was not made because the circuit breaker is open.
     CircuitOpen,
+    /// This machine has no free port, file descriptor or buffer. Nothing was sent.
+    Local,
     /// The request was not admitted because too many are in flight.
     Overload,
     /// Any other failure.
@@ -45,7 +47,7 @@ pub enum ErrorKind {
 impl ErrorKind {
     /// Kinds of failed calls that a client without circuit breaker can have, except
     /// [`Status`](Self::Status).
-    pub const ALL_NAMED: [Self; 9] = [
+    pub const ALL_NAMED: [Self; 10] = [
         Self::Timeout,
         Self::Refused,
         Self::Reset,
@@ -54,6 +56,7 @@ impl ErrorKind {
         Self::Tls,
         Self::Decode,
         Self::Canceled,
+        Self::Local,
         Self::Other,
     ];
 
@@ -85,6 +88,7 @@ impl ErrorKind {
             Self::Status(_) => "status",
             Self::Canceled => "canceled",
             Self::CircuitOpen => "circuit_open",
+            Self::Local => "local",
             Self::Overload => "overload",
             Self::Other => "other",
         }
@@ -102,9 +106,18 @@ impl ErrorKind {
             return Self::Status(status);
         }
         if error.is_decode() {
-            return Self::from_chain(error).unwrap_or(Self::Decode);
+            // If the connection failed, hyper's error is among the causes. Otherwise the content is malformed.
+            let kind = Self::from_chain(error).filter(|_| has_cause::<hyper::Error>(error));
+            return kind.unwrap_or(Self::Decode);
         }
-        Self::from_chain(error).unwrap_or(Self::Other)
+        let kind = Self::from_chain(error).unwrap_or(Self::Other);
+        let is_handshake =
+            error.is_connect() && error.url().is_some_and(|url| url.scheme() == "https");
+        match kind {
+            // A connection that the peer closes during the handshake has no error of rustls.
+            Self::Reset if is_handshake => Self::Tls,
+            kind => kind,
+        }
     }
 
     /// Classifies an error that passed through other middleware; see [`from_reqwest`](Self::from_reqwest).
@@ -124,11 +137,7 @@ impl ErrorKind {
         let mut kind = None;
         while let Some(error) = cause {
             kind = Self::classify(error).or(kind);
-            // `source` of an `io::Error` skips the error that it wraps.
-            cause = match error.downcast_ref::<io::Error>() {
-                Some(io) => io.get_ref().map(|inner| inner as &(dyn Error + 'static)),
-                None => error.source(),
-            };
+            cause = source(error);
         }
         kind
     }
@@ -162,6 +171,9 @@ impl ErrorKind {
 
     fn from_io(error: &io::Error) -> Option<Self> {
         use io::ErrorKind as Io;
+        if is_local(error) {
+            return Some(Self::Local);
+        }
         match error.kind() {
             Io::TimedOut => Some(Self::Timeout),
             Io::ConnectionRefused => Some(Self::Refused),
@@ -173,6 +185,38 @@ impl ErrorKind {
             }
             _ => None,
         }
+    }
+}
+
+/// Returns `true` if this machine has no port, file descriptor or buffer for a connection.
+fn is_local(error: &io::Error) -> bool {
+    #[cfg(unix)]
+    if let Some(code) = error.raw_os_error() {
+        use rustix::io::Errno;
+        return [Errno::ADDRNOTAVAIL, Errno::MFILE, Errno::NFILE, Errno::NOBUFS]
+            .iter()
+            .any(|errno| errno.raw_os_error() == code);
+    }
+    error.kind() == io::ErrorKind::AddrNotAvailable
+}
+
+/// Returns `true` if `T` is the type of the error or of one of its causes.
+fn has_cause<T: Error + 'static>(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if error.is::<T>() {
+            return true;
+        }
+        cause = source(error);
+    }
+    false
+}
+
+/// Returns the cause of an error. `source` of an `io::Error` skips the error that it wraps.
+fn source<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    match error.downcast_ref::<io::Error>() {
+        Some(io) => io.get_ref().map(|inner| inner as &(dyn Error + 'static)),
+        None => error.source(),
     }
 }
 
@@ -210,11 +254,22 @@ mod tests {
             (io::ErrorKind::HostUnreachable, ErrorKind::Unreachable),
             (io::ErrorKind::NetworkUnreachable, ErrorKind::Unreachable),
             (io::ErrorKind::TimedOut, ErrorKind::Timeout),
+            (io::ErrorKind::AddrNotAvailable, ErrorKind::Local),
         ] {
             let error = Outer(Outer(io::Error::from(io)));
             assert_eq!(ErrorKind::from_chain(&error), Some(kind));
         }
         assert_eq!(ErrorKind::from_chain(&Outer(fmt::Error)), None);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn exhausted_resource_is_local() {
+        for errno in [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE, rustix::io::Errno::NOBUFS]
+        {
+            let error = Outer(io::Error::from(errno));
+            assert_eq!(ErrorKind::from_chain(&error), Some(ErrorKind::Local), "{errno:?}");
+        }
     }
 
     #[test]

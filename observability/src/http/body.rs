@@ -1,31 +1,58 @@
 //! A body that reports its end to a guard, on the server and on the client.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
+use bytes::Buf;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
+/// End of a body.
+pub(crate) enum BodyEnd<'a, E> {
+    /// The last frame was handed over.
+    Complete,
+    /// The body failed.
+    Failed(&'a E),
+    /// The body panicked.
+    Panicked,
+    /// The body was dropped before its first frame was requested.
+    Unread,
+}
+
 /// Callback for the end of a body. If it is dropped before [`end`](Self::end) is called, the body was
-/// not read to completion.
+/// dropped before its end.
 pub(crate) trait OnBodyEnd<E> {
-    /// Reports that the body is complete or failed with `error`.
-    fn end(&mut self, error: Option<&E>);
+    /// Reports the end.
+    fn end(&mut self, end: BodyEnd<'_, E>);
 }
 
 pin_project! {
     /// Body with a callback for its end.
-    pub(crate) struct InstrumentedBody<B, G> {
+    pub(crate) struct InstrumentedBody<B: Body, G: OnBodyEnd<B::Error>> {
         #[pin]
         inner: B,
         guard: Option<G>,
+        is_polled: bool,
+        // Bytes until the end, if the length was announced.
+        remaining: Option<u64>,
+    }
+
+    impl<B: Body, G: OnBodyEnd<B::Error>> PinnedDrop for InstrumentedBody<B, G> {
+        fn drop(this: Pin<&mut Self>) {
+            let this = this.project();
+            if let Some(guard) = this.guard.as_mut().filter(|_| !*this.is_polled) {
+                guard.end(BodyEnd::Unread);
+            }
+        }
     }
 }
 
-impl<B, G> InstrumentedBody<B, G> {
-    /// Creates the body. `guard` is `None` if the end has been reported already.
-    pub(crate) fn new(inner: B, guard: Option<G>) -> Self {
-        Self { inner, guard }
+impl<B: Body, G: OnBodyEnd<B::Error>> InstrumentedBody<B, G> {
+    /// Creates the body. `guard` is `None` if the end has been reported already, and `content_length` is
+    /// the announced length.
+    pub(crate) fn new(inner: B, guard: Option<G>, content_length: Option<u64>) -> Self {
+        Self { inner, guard, is_polled: false, remaining: content_length }
     }
 }
 
@@ -38,17 +65,32 @@ impl<B: Body, G: OnBodyEnd<B::Error>> Body for InstrumentedBody<B, G> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let mut this = self.project();
-        let frame = ready!(this.inner.as_mut().poll_frame(cx));
-        let error = match &frame {
-            // hyper does not poll again after the last frame if `Content-Length` is known.
-            Some(Ok(_)) if !this.inner.is_end_stream() => return Poll::Ready(frame),
-            Some(Err(error)) => Some(error),
-            Some(Ok(_)) | None => None,
+        *this.is_polled = true;
+        let polled = catch_unwind(AssertUnwindSafe(|| this.inner.as_mut().poll_frame(cx)));
+        let end = match &polled {
+            Ok(Poll::Pending) => None,
+            Ok(Poll::Ready(None)) => Some(BodyEnd::Complete),
+            Ok(Poll::Ready(Some(Err(error)))) => Some(BodyEnd::Failed(error)),
+            Err(_) => Some(BodyEnd::Panicked),
+            Ok(Poll::Ready(Some(Ok(frame)))) => {
+                if let (Some(remaining), Some(data)) = (this.remaining.as_mut(), frame.data_ref()) {
+                    *remaining = remaining.saturating_sub(data.remaining() as u64);
+                }
+                // hyper polls again neither after the announced bytes nor after trailers.
+                let is_last =
+                    *this.remaining == Some(0) || frame.is_trailers() || this.inner.is_end_stream();
+                is_last.then_some(BodyEnd::Complete)
+            }
         };
-        if let Some(mut guard) = this.guard.take() {
-            guard.end(error);
+        if let Some(end) = end
+            && let Some(mut guard) = this.guard.take()
+        {
+            guard.end(end);
         }
-        Poll::Ready(frame)
+        match polled {
+            Ok(polled) => polled,
+            Err(panic) => resume_unwind(panic),
+        }
     }
 
     fn is_end_stream(&self) -> bool {

@@ -1,6 +1,6 @@
 /// Request method as a closed set, so that it can be a label.
 ///
-/// The methods of RFC 9110 section 9 and PATCH (RFC 5789). Any other is `_OTHER`, as the semantic
+/// The methods of RFC 9110 section 9, PATCH (RFC 5789) and QUERY. Any other is `_OTHER`, as the semantic
 /// conventions for `http.request.method` require.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum KnownMethod {
@@ -11,6 +11,7 @@ pub(crate) enum KnownMethod {
     Head,
     Options,
     Patch,
+    Query,
     Trace,
     Connect,
     Other,
@@ -29,6 +30,7 @@ impl KnownMethod {
             Self::Head => "HEAD",
             Self::Options => "OPTIONS",
             Self::Patch => "PATCH",
+            Self::Query => "QUERY",
             Self::Trace => "TRACE",
             Self::Connect => "CONNECT",
             Self::Other => "_OTHER",
@@ -59,6 +61,7 @@ impl From<&http::Method> for KnownMethod {
             "HEAD" => Self::Head,
             "OPTIONS" => Self::Options,
             "PATCH" => Self::Patch,
+            "QUERY" => Self::Query,
             "TRACE" => Self::Trace,
             "CONNECT" => Self::Connect,
             _ => Self::Other,
@@ -72,9 +75,13 @@ mod tests {
 
     #[test]
     fn unknown_method_is_other() {
-        for (method, expected) in
-            [("GET", "GET"), ("PATCH", "PATCH"), ("get", "_OTHER"), ("BREW", "_OTHER")]
-        {
+        for (method, expected) in [
+            ("GET", "GET"),
+            ("PATCH", "PATCH"),
+            ("QUERY", "QUERY"),
+            ("get", "_OTHER"),
+            ("BREW", "_OTHER"),
+        ] {
             let method = http::Method::from_bytes(method.as_bytes()).unwrap();
             assert_eq!(KnownMethod::from(&method).as_str(), expected);
         }

@@ -5,7 +5,7 @@ mod method;
 mod text;
 mod url;
 
-pub(crate) use body::{InstrumentedBody, OnBodyEnd};
+pub(crate) use body::{BodyEnd, InstrumentedBody, OnBodyEnd};
 pub(crate) use method::KnownMethod;
 pub(crate) use text::truncate;
 pub(crate) use url::redact_url;

@@ -12,6 +12,8 @@ pub(crate) struct AccessEntry<'a> {
     pub(crate) method: &'a str,
     /// `None` if the client disconnected before the response.
     pub(crate) http_status: Option<u16>,
+    /// The service failed, or a service that it depends on.
+    pub(crate) is_server_error: bool,
     /// Error kind and details.
     pub(crate) failure: Option<(&'a str, &'a str)>,
     pub(crate) latency_ms: u64,
@@ -24,6 +26,7 @@ impl Logger {
         let (is_enabled, level, is_ok) = match entry.http_status {
             Some(..400) if entry.failure.is_none() => (self.access[0], "info", true),
             Some(500..) => (self.access[2], "error", false),
+            _ if entry.is_server_error => (self.access[2], "error", false),
             _ => (self.access[1], "warn", false),
         };
         if !is_enabled {

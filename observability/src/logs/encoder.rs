@@ -15,9 +15,13 @@ use crate::hex::write_hex;
 pub(super) enum Key<'a> {
     /// Name known at compile time, with its punctuation in each format.
     Static { logfmt: &'static str, json: &'static str },
-    /// Name of an event's field.
+    /// Name of an event's field. A name that the line itself uses gets a prefix.
     Dynamic(&'a str),
 }
+
+/// Names that each line of an event uses itself.
+const RESERVED_NAMES: [&str; 7] =
+    ["ts", "level", "service", "target", "msg", "trace_id", "span_id"];
 
 /// Creates a [`Key::Static`].
 macro_rules! key {
@@ -79,13 +83,27 @@ impl<'a> LineEncoder<'a> {
             (Key::Static { json, .. }, LogFormat::Json) => self.text(json),
             (Key::Dynamic(name), LogFormat::Logfmt) => {
                 self.text(" ");
-                self.text(name);
+                self.event_field_name(name);
                 self.text("=");
             }
             (Key::Dynamic(name), LogFormat::Json) => {
                 self.text(",\"");
-                self.text(name);
+                self.event_field_name(name);
                 self.text("\":");
+            }
+        }
+    }
+
+    fn event_field_name(&mut self, name: &str) {
+        if RESERVED_NAMES.contains(&name) {
+            self.text("field.");
+        }
+        // A name may be a string literal with any characters.
+        for c in name.chars() {
+            match c {
+                ' ' | '=' | '"' | '\\' => self.text("_"),
+                c if is_escaped(c) => self.text("_"),
+                c => self.text(c.encode_utf8(&mut [0; 4])),
             }
         }
     }

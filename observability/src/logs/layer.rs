@@ -100,6 +100,14 @@ impl Visit for FieldVisitor<'_, '_> {
         self.line.field_number(key_of(field), value);
     }
 
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        if value.is_finite() {
+            self.line.field_literal(key_of(field), value);
+        } else {
+            self.line.field_str(key_of(field), &value.to_string());
+        }
+    }
+
     fn record_bool(&mut self, field: &Field, value: bool) {
         self.line.field_literal(key_of(field), value);
     }

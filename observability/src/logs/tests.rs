@@ -55,6 +55,7 @@ fn access<'a>(span: &'a SpanContext, status: Option<u16>) -> AccessEntry<'a> {
         endpoint: "/call-echo",
         method: "GET",
         http_status: status,
+        is_server_error: false,
         failure: None,
         latency_ms: 7,
         span,
@@ -188,6 +189,37 @@ fn event_line_fields() {
         });
     });
     assert_eq!(line, "level=warn service=A target=t msg=\"it broke\" count=3 ok=true\n");
+}
+
+/// A field of an event never repeats a name that the line uses, and finite numbers are numbers in JSON.
+#[test]
+fn reserved_field_names_are_prefixed() {
+    let line = logged(LogFormat::Json, "info", |l| {
+        let subscriber = tracing_subscriber::registry().with(LogLayer::new(l.clone(), all()));
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::info!(
+                target: "t",
+                level = "x",
+                ts = "y",
+                trace_id = "z",
+                msg = "m",
+                ratio = 0.5,
+                infinite = f64::INFINITY,
+                "a \"b=" = 1,
+                "text"
+            );
+        });
+    });
+    let json: serde_json::Value = serde_json::from_str(&format!("{{{line}")).unwrap();
+    assert_eq!(json["level"], "info");
+    assert_eq!(json["msg"], "text");
+    for (name, value) in [("level", "x"), ("ts", "y"), ("trace_id", "z"), ("msg", "m")] {
+        assert_eq!(json[format!("field.{name}")], value);
+    }
+    assert_eq!((line.matches("\"level\":").count(), line.matches("\"msg\":").count()), (1, 1));
+    assert_eq!(json["ratio"], 0.5);
+    assert_eq!(json["infinite"], "inf");
+    assert_eq!(json["a__b_"], 1);
 }
 
 /// Logs one event with these values, and reads it back with an independent parser.

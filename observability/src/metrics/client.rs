@@ -7,9 +7,10 @@ use metrics::{Gauge, Label};
 use opentelemetry::trace::SpanContext;
 
 use super::handles::{CounterWithExemplar, DurationSeries, HandleCache, PerMethod};
+use super::registry::Registry;
 use super::{
     CLIENT_ACTIVE, CLIENT_CIRCUIT_OPEN, CLIENT_DURATION, CLIENT_ERRORS, CLIENT_RETRIES, Outcome,
-    Registry, label,
+    label,
 };
 use crate::error::ErrorKind;
 use crate::http::KnownMethod;

@@ -3,13 +3,13 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use metrics::{Counter, Label};
+use metrics::{Counter, HistogramFn, Label};
 use opentelemetry::trace::SpanContext;
 use parking_lot::RwLock;
 
-use super::Registry;
 use super::exemplar::ExemplarSlots;
 use super::histogram::Histogram;
+use super::registry::Registry;
 use crate::http::KnownMethod;
 
 /// Series of a duration histogram, with its exemplars.
@@ -21,15 +21,16 @@ pub(super) struct DurationSeries {
 impl DurationSeries {
     pub(super) fn register(registry: &Registry, name: &'static str, labels: &[Label]) -> Self {
         Self {
-            histogram: registry.histograms.register(name, labels),
-            exemplars: registry.exemplars.register_histogram(name, labels),
+            histogram: registry.histogram(name, labels),
+            exemplars: registry.exemplars().register_histogram(name, labels),
         }
     }
 
     pub(super) fn record(&self, duration: Duration, exemplar: Option<&SpanContext>) {
-        self.histogram.record(duration);
+        let seconds = duration.as_secs_f64();
+        self.histogram.record(seconds);
         if let Some(span) = exemplar {
-            self.exemplars.record_duration(duration.as_secs_f64(), span);
+            self.exemplars.record_duration(seconds, span);
         }
     }
 }
@@ -42,7 +43,7 @@ pub(super) struct CounterWithExemplar {
 
 impl CounterWithExemplar {
     pub(super) fn register(registry: &Registry, name: &'static str, labels: Vec<Label>) -> Self {
-        let exemplar = registry.exemplars.register_counter(name, &labels);
+        let exemplar = registry.exemplars().register_counter(name, &labels);
         Self { counter: registry.counter(name, labels), exemplar }
     }
 

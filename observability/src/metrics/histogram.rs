@@ -1,17 +1,15 @@
-//! Duration histograms with one atomic counter per bucket, so that a concurrent scrape never loses a
-//! sample.
+//! Histograms with one atomic counter per bucket, so that a concurrent scrape never loses a sample and the
+//! memory is bounded without scrapes.
 //!
-//! The recorder's histograms keep samples until a scrape folds them into buckets. They grow without
-//! scrapes, and lose a sample that is recorded during the fold. See
-//! docs/adr/0005-atomic-bucket-histograms.md.
+//! The histograms of the Prometheus recorder keep samples until a scrape folds them into buckets, and lose
+//! a sample that is recorded during the fold. See docs/adr/0005-atomic-bucket-histograms.md.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
-use metrics::Label;
+use metrics::{HistogramFn, Label};
 use parking_lot::Mutex;
 
 use super::DURATION_BUCKETS;
@@ -21,48 +19,67 @@ use super::DURATION_BUCKETS;
 pub(super) struct Histogram {
     /// Samples per bucket. The last bucket is for samples above every bound.
     counts: [AtomicU64; DURATION_BUCKETS.len() + 1],
-    nanoseconds: AtomicU64,
+    /// Bits of an `f64`.
+    sum: AtomicU64,
+}
+
+impl HistogramFn for Histogram {
+    fn record(&self, value: f64) {
+        let bucket = DURATION_BUCKETS.iter().position(|&bound| value <= bound);
+        self.counts[bucket.unwrap_or(DURATION_BUCKETS.len())].fetch_add(1, Ordering::Relaxed);
+        let add = |bits| Some((f64::from_bits(bits) + value).to_bits());
+        // Never fails because `add` returns a value.
+        let _ = self.sum.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+    }
 }
 
 impl Histogram {
-    pub(super) fn record(&self, duration: Duration) {
-        let seconds = duration.as_secs_f64();
-        let bucket = DURATION_BUCKETS.partition_point(|&bound| bound < seconds);
-        self.counts[bucket].fetch_add(1, Ordering::Relaxed);
-        // 64 bits hold 584 years of nanoseconds.
-        let nanoseconds = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        self.nanoseconds.fetch_add(nanoseconds, Ordering::Relaxed);
-    }
-
     fn render(&self, page: &mut String, name: &str, labels: &str) {
+        let separator = if labels.is_empty() { "" } else { "," };
         let bounds = DURATION_BUCKETS.iter().map(ToString::to_string);
         let mut count = 0;
         for (bound, samples) in bounds.chain(["+Inf".to_owned()]).zip(&self.counts) {
             count += samples.load(Ordering::Relaxed);
-            let _ = writeln!(page, "{name}_bucket{{{labels},le=\"{bound}\"}} {count}");
+            let _ = writeln!(page, "{name}_bucket{{{labels}{separator}le=\"{bound}\"}} {count}");
         }
-        let sum = Duration::from_nanos(self.nanoseconds.load(Ordering::Relaxed)).as_secs_f64();
-        let _ = writeln!(page, "{name}_sum{{{labels}}} {sum}\n{name}_count{{{labels}}} {count}");
+        let sum = f64::from_bits(self.sum.load(Ordering::Relaxed));
+        let labels = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
+        let _ = writeln!(page, "{name}_sum{labels} {sum}\n{name}_count{labels} {count}");
     }
 }
 
-/// Series of all histograms, by name and labels.
+/// Series of all histograms, by name.
 #[derive(Debug, Default)]
-pub(super) struct Histograms(Mutex<BTreeMap<&'static str, BTreeMap<String, Arc<Histogram>>>>);
+pub(super) struct Histograms(Mutex<BTreeMap<String, Family>>);
+
+#[derive(Debug, Default)]
+struct Family {
+    help: Option<String>,
+    /// Series by rendered labels.
+    series: BTreeMap<String, Arc<Histogram>>,
+}
 
 impl Histograms {
-    /// Returns the series with these labels. There must be at least one label.
-    pub(super) fn register(&self, name: &'static str, labels: &[Label]) -> Arc<Histogram> {
-        let mut all = self.0.lock();
-        Arc::clone(all.entry(name).or_default().entry(format_labels(labels)).or_default())
+    /// Returns the series with these labels.
+    pub(super) fn register(&self, name: &str, labels: &[Label]) -> Arc<Histogram> {
+        let mut families = self.0.lock();
+        let family = families.entry(name.to_owned()).or_default();
+        Arc::clone(family.series.entry(format_labels(labels)).or_default())
+    }
+
+    pub(super) fn describe(&self, name: &str, help: String) {
+        self.0.lock().entry(name.to_owned()).or_default().help = Some(help);
     }
 
     /// Appends all series to a page in the Prometheus text format.
-    pub(super) fn render(&self, page: &mut String, help: impl Fn(&str) -> &'static str) {
-        let all = self.0.lock();
-        for (name, series) in all.iter() {
-            let _ = writeln!(page, "# HELP {name} {}\n# TYPE {name} histogram", help(name));
-            for (labels, histogram) in series {
+    pub(super) fn render(&self, page: &mut String) {
+        let families = self.0.lock();
+        for (name, family) in families.iter().filter(|(_, family)| !family.series.is_empty()) {
+            if let Some(help) = &family.help {
+                let _ = writeln!(page, "# HELP {name} {help}");
+            }
+            let _ = writeln!(page, "# TYPE {name} histogram");
+            for (labels, histogram) in &family.series {
                 histogram.render(page, name, labels);
             }
             page.push('\n');
@@ -98,11 +115,12 @@ mod tests {
     fn buckets_are_cumulative() {
         let histograms = Histograms::default();
         let histogram = histograms.register("a_seconds", &[Label::new("x", "1\"\\\n")]);
-        for millis in [5, 6, 20_000] {
-            histogram.record(Duration::from_millis(millis));
+        histograms.describe("a_seconds", "Help.".to_owned());
+        for seconds in [0.005, 0.006, 20.0] {
+            histogram.record(seconds);
         }
         let mut page = String::new();
-        histograms.render(&mut page, |_| "Help.");
+        histograms.render(&mut page);
         let labels = r#"x="1\"\\\n""#;
         for line in [
             "# HELP a_seconds Help.",
@@ -114,6 +132,17 @@ mod tests {
             &format!("a_seconds_sum{{{labels}}} 20.011"),
             &format!("a_seconds_count{{{labels}}} 3"),
         ] {
+            assert!(page.lines().any(|l| l == line), "no {line} in {page}");
+        }
+    }
+
+    #[test]
+    fn series_without_labels() {
+        let histograms = Histograms::default();
+        histograms.register("a", &[]).record(f64::NAN);
+        let mut page = String::new();
+        histograms.render(&mut page);
+        for line in ["a_bucket{le=\"10\"} 0", "a_bucket{le=\"+Inf\"} 1", "a_sum NaN", "a_count 1"] {
             assert!(page.lines().any(|l| l == line), "no {line} in {page}");
         }
     }

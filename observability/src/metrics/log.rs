@@ -2,7 +2,8 @@
 
 use metrics::Counter;
 
-use super::{LOG_LINES_LOST, Registry, label};
+use super::registry::Registry;
+use super::{LOG_LINES_LOST, label};
 
 /// Counters of log lines that were not written, by reason.
 #[derive(Clone)]

@@ -2,7 +2,7 @@
 //!
 //! The library's own series are recorded through handles kept in `Metrics`, not through the global
 //! recorder, so that several services can run in one test. Metrics that a service creates with
-//! `metrics::counter!` and the like reach the same recorder through the global one.
+//! `metrics::counter!` and the like reach the same registry through the global recorder.
 
 mod client;
 mod exemplar;
@@ -13,25 +13,22 @@ mod names;
 pub(crate) mod openmetrics;
 mod outcome;
 mod process;
+mod registry;
 mod server;
 mod span;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use metrics::{Counter, Gauge, Key, Label, Level, Metadata, Recorder, SharedString};
-use metrics_exporter_prometheus::{
-    BuildError, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
-};
+use metrics::{Gauge, Label, Recorder, SharedString};
 use parking_lot::RwLock;
 
 use crate::http::KnownMethod;
 
 use client::ServerAddressRef;
-use exemplar::Exemplars;
 use handles::PerMethod;
-use histogram::Histograms;
 use process::ProcessMetrics;
+use registry::Registry;
 
 pub(crate) use client::ClientMetrics;
 pub(crate) use log::DroppedLines;
@@ -45,13 +42,9 @@ pub(crate) use outcome::Outcome;
 pub(crate) use server::ServerMetrics;
 pub(crate) use span::{ExportFailure, SpanMetrics};
 
-static METADATA: Metadata<'static> =
-    Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
-
 /// Metrics of one service.
 pub(crate) struct Metrics {
     registry: Registry,
-    handle: PrometheusHandle,
     process: ProcessMetrics,
     routes: RwLock<HashMap<&'static str, &'static ServerMetrics>>,
     server_active: PerMethod<Gauge>,
@@ -61,15 +54,9 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    pub(crate) fn new(service: &str, version: &str, revision: &str) -> Result<Self, BuildError> {
-        let recorder = PrometheusBuilder::new().set_buckets(&DURATION_BUCKETS)?.build_recorder();
-        let handle = recorder.handle();
-        names::describe(&recorder);
-        let registry = Registry {
-            recorder: Arc::new(recorder),
-            histograms: Arc::default(),
-            exemplars: Arc::default(),
-        };
+    pub(crate) fn new(service: &str, version: &str, revision: &str) -> Self {
+        let registry = Registry::new();
+        names::describe(&registry);
         registry
             .gauge(
                 BUILD_INFO,
@@ -80,40 +67,31 @@ impl Metrics {
                 ],
             )
             .set(1.0);
-        Ok(Self {
-            handle,
-            process: ProcessMetrics::new(&registry.recorder),
+        Self {
+            process: ProcessMetrics::new(&registry),
             routes: RwLock::default(),
             server_active: PerMethod::default(),
             clients: RwLock::default(),
             spans: SpanMetrics::new(&registry),
             dropped_lines: DroppedLines::new(&registry),
             registry,
-        })
+        }
     }
 
     /// Returns the recorder, for `metrics::set_global_recorder`.
-    pub(crate) fn recorder(&self) -> Arc<PrometheusRecorder> {
-        Arc::clone(&self.registry.recorder)
+    pub(crate) fn recorder(&self) -> impl Recorder + Send + Sync + 'static {
+        self.registry.clone()
     }
 
     /// Renders all metrics in the Prometheus text format.
     pub(crate) fn render(&self) -> String {
-        self.process.collect(&self.registry.recorder);
-        let mut page = ProcessMetrics::fix_types(&self.handle.render());
-        self.registry.histograms.render(&mut page, names::duration_help);
-        page
+        self.process.collect(&self.registry);
+        ProcessMetrics::fix_types(&self.registry.render())
     }
 
     /// Renders all metrics in OpenMetrics, with exemplars.
     pub(crate) fn render_openmetrics(&self) -> String {
-        openmetrics::render(&self.render(), &self.registry.exemplars)
-    }
-
-    /// Folds the samples of histograms that the service itself records into their buckets, so that their
-    /// memory is bounded without scrapes.
-    pub(crate) fn upkeep(&self) {
-        self.handle.run_upkeep();
+        openmetrics::render(&self.render(), self.registry.exemplars())
     }
 
     pub(crate) fn server_active(&self, method: KnownMethod) -> &Gauge {
@@ -160,24 +138,6 @@ impl Metrics {
         let client = Arc::new(ClientMetrics::new(self.registry.clone(), server));
         clients.entry(server.address.into()).or_default().push(Arc::clone(&client));
         client
-    }
-}
-
-/// Registry of all series. A clone shares it.
-#[derive(Clone)]
-struct Registry {
-    recorder: Arc<PrometheusRecorder>,
-    histograms: Arc<Histograms>,
-    exemplars: Arc<Exemplars>,
-}
-
-impl Registry {
-    fn gauge(&self, name: &'static str, labels: Vec<Label>) -> Gauge {
-        self.recorder.register_gauge(&Key::from_parts(name, labels), &METADATA)
-    }
-
-    fn counter(&self, name: &'static str, labels: Vec<Label>) -> Counter {
-        self.recorder.register_counter(&Key::from_parts(name, labels), &METADATA)
     }
 }
 

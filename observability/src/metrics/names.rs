@@ -4,7 +4,6 @@
 //! unit becomes a suffix. docs/telemetry.md lists all of them with their labels.
 
 use metrics::Recorder;
-use metrics_exporter_prometheus::PrometheusRecorder;
 
 /// Duration of a request from its arrival to the end of the response body, in seconds.
 pub const SERVER_DURATION: &str = "http_server_request_duration_seconds";
@@ -42,16 +41,14 @@ pub(crate) const UNMATCHED_ROUTE: &str = "unmatched";
 /// Scheme of all requests. TLS is terminated in front of the service.
 pub(crate) const URL_SCHEME: &str = "http";
 
-/// Returns the help text of a duration histogram.
-pub(super) fn duration_help(name: &str) -> &'static str {
-    match name {
-        SERVER_DURATION => "Duration of requests, from arrival to the end of the response body.",
-        _ => "Duration of calls, from start to the end of the response body.",
+/// Registers the help texts.
+pub(super) fn describe(recorder: &impl Recorder) {
+    for (name, help) in [
+        (SERVER_DURATION, "Duration of requests, from arrival to the end of the response body."),
+        (CLIENT_DURATION, "Duration of calls, from start to the end of the response body."),
+    ] {
+        recorder.describe_histogram(name.into(), None, help.into());
     }
-}
-
-/// Registers the help texts of all other metrics.
-pub(super) fn describe(recorder: &PrometheusRecorder) {
     for (name, help) in [
         (SERVER_ACTIVE, "Requests in flight."),
         (CLIENT_ACTIVE, "Calls in flight."),

@@ -2,7 +2,7 @@
 //!
 //! They are absent on macOS because the crate that reads them needs libclang to build there.
 
-use metrics_exporter_prometheus::PrometheusRecorder;
+use metrics::Recorder;
 
 pub(super) struct ProcessMetrics {
     #[cfg(not(target_os = "macos"))]
@@ -11,25 +11,25 @@ pub(super) struct ProcessMetrics {
 
 impl ProcessMetrics {
     #[cfg(not(target_os = "macos"))]
-    pub(super) fn new(recorder: &PrometheusRecorder) -> Self {
+    pub(super) fn new(recorder: &impl Recorder) -> Self {
         let collector = metrics_process::Collector::default();
         metrics::with_local_recorder(recorder, || collector.describe());
         Self { collector }
     }
 
     #[cfg(target_os = "macos")]
-    pub(super) fn new(_: &PrometheusRecorder) -> Self {
+    pub(super) fn new(_: &impl Recorder) -> Self {
         Self {}
     }
 
     /// Reads the current values.
     #[cfg(not(target_os = "macos"))]
-    pub(super) fn collect(&self, recorder: &PrometheusRecorder) {
+    pub(super) fn collect(&self, recorder: &impl Recorder) {
         metrics::with_local_recorder(recorder, || self.collector.collect());
     }
 
     #[cfg(target_os = "macos")]
-    pub(super) fn collect(&self, _: &PrometheusRecorder) {}
+    pub(super) fn collect(&self, _: &impl Recorder) {}
 
     /// Corrects the type of CPU seconds, which are recorded as a gauge because a counter of the `metrics`
     /// facade holds whole numbers.

@@ -5,7 +5,8 @@ use std::time::Duration;
 use opentelemetry::trace::SpanContext;
 
 use super::handles::{DurationSeries, HandleCache, PerMethod};
-use super::{Outcome, Registry, SERVER_DURATION, URL_SCHEME, label};
+use super::registry::Registry;
+use super::{Outcome, SERVER_DURATION, URL_SCHEME, label};
 use crate::http::KnownMethod;
 
 /// Metric handles of one route.

@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use metrics::Counter;
 
-use super::{Registry, SPANS_EXPORTED, SPANS_PROCESSED, SPANS_STARTED, label};
+use super::registry::Registry;
+use super::{SPANS_EXPORTED, SPANS_PROCESSED, SPANS_STARTED, label};
 
 /// Reason for which a span that left the queue was not exported; the `error_type` of
 /// [`SPANS_EXPORTED`].

@@ -7,7 +7,7 @@ use super::*;
 use crate::error::ErrorKind;
 
 fn metrics() -> Metrics {
-    Metrics::new("service-a", "1.2.3", "abc").unwrap()
+    Metrics::new("service-a", "1.2.3", "abc")
 }
 
 fn outcome(status: u16, error: Option<ErrorKind>) -> Outcome {

@@ -9,8 +9,10 @@ use std::task::{Context as TaskContext, Poll};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
+use axum::response::Response;
 use axum::routing::Route;
 use axum::routing::future::RouteFuture;
+use http::header;
 use http_body::Body as HttpBody;
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
@@ -97,14 +99,23 @@ impl Future for ResponseFuture {
             },
             None => overload_response(),
         };
+        let content_length = announced_length(&response);
         let guard = this.guard.take().and_then(|mut guard| {
             guard.on_response(&mut response);
-            if guard.is_head() || response.body().is_end_stream() {
+            if guard.has_no_body(response.status()) || content_length == Some(0) {
                 guard.finish(None);
                 return None;
             }
             Some(guard)
         });
-        Poll::Ready(Ok(response.map(|body| InstrumentedBody::new(body, guard))))
+        Poll::Ready(Ok(response.map(|body| InstrumentedBody::new(body, guard, content_length))))
+    }
+}
+
+/// Returns the length that hyper announces: the header `Content-Length`, or else the exact size of the body.
+fn announced_length(response: &Response) -> Option<u64> {
+    match response.headers().get(header::CONTENT_LENGTH) {
+        Some(length) => length.to_str().ok()?.parse().ok(),
+        None => response.body().size_hint().exact(),
     }
 }

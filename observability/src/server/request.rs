@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::extract::{MatchedPath, Request};
 use axum::response::{IntoResponse, Response};
@@ -14,7 +14,7 @@ use super::X_TRACE_ID;
 use super::span::{context_of_current_span, generate_trace_context, set_request_attributes};
 use crate::error::{ErrorKind, Failure};
 use crate::hex::write_hex;
-use crate::http::{KnownMethod, OnBodyEnd};
+use crate::http::{BodyEnd, KnownMethod, OnBodyEnd};
 use crate::logs::AccessEntry;
 use crate::metrics::{Outcome, ServerMetrics, UNMATCHED_ROUTE};
 use crate::telemetry::Telemetry;
@@ -48,8 +48,9 @@ pub(super) struct RequestGuard {
     state: Arc<RouteState>,
     route: &'static ServerMetrics,
     started: Instant,
+    /// Wall clock at `started`. The end of the span is computed from it, because the clock may be set.
+    started_at: SystemTime,
     method: KnownMethod,
-    is_head: bool,
     is_admitted: bool,
     cx: Context,
     status: Option<StatusCode>,
@@ -59,7 +60,7 @@ pub(super) struct RequestGuard {
 
 impl RequestGuard {
     pub(super) fn start(state: Arc<RouteState>, request: &Request) -> Self {
-        let started = Instant::now();
+        let (started, started_at) = (Instant::now(), SystemTime::now());
         let method = KnownMethod::from(request.method());
         let route = state.route(request);
         let telemetry = &state.telemetry.0;
@@ -76,8 +77,8 @@ impl RequestGuard {
             state,
             route,
             started,
+            started_at,
             method,
-            is_head: request.method() == http::Method::HEAD,
             is_admitted,
             cx,
             status: None,
@@ -91,8 +92,13 @@ impl RequestGuard {
         self.is_admitted
     }
 
-    pub(super) fn is_head(&self) -> bool {
-        self.is_head
+    /// Returns `true` if the response ends with its head (RFC 9112, section 6.3). hyper does not poll the
+    /// body of such a response.
+    pub(super) fn has_no_body(&self, status: StatusCode) -> bool {
+        status.is_informational()
+            || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+            || self.method == KnownMethod::Head
+            || (self.method == KnownMethod::Connect && status.is_success())
     }
 
     /// Makes the request's context the current one.
@@ -104,7 +110,9 @@ impl RequestGuard {
     pub(super) fn on_response<B>(&mut self, response: &mut http::Response<B>) {
         self.status = Some(response.status());
         self.failure = response.extensions_mut().remove::<Failure>();
-        if !self.state.telemetry.is_ready() {
+        // An upgrade needs its own `Connection` header.
+        let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if !self.state.telemetry.is_ready() && !is_upgrade {
             // A client with a persistent connection reconnects elsewhere before this one is closed.
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
@@ -120,6 +128,8 @@ impl RequestGuard {
     }
 
     /// Records the end of the request. `abort` is the reason if the response body is incomplete.
+    ///
+    /// The span ends here, even if a task that the handler spawned holds it.
     pub(super) fn finish(&mut self, abort: Option<(ErrorKind, String)>) {
         if std::mem::replace(&mut self.is_finished, true) {
             return;
@@ -128,12 +138,13 @@ impl RequestGuard {
         let telemetry = &self.state.telemetry;
         telemetry.0.metrics.server_active(self.method).decrement(1);
         telemetry.0.in_flight.fetch_sub(1, Ordering::Relaxed);
-        let is_server_error = self.status.is_some_and(|status| status.is_server_error());
+        let is_server_error = self.status.is_some_and(|status| status.is_server_error())
+            || abort.as_ref().is_some_and(|(kind, _)| *kind != ErrorKind::Canceled);
         let (error, details) = match (&abort, &self.failure, self.status) {
             (Some((kind, details)), _, _) => (Some(*kind), details.as_str()),
             (None, Some(failure), _) => (Some(failure.kind), failure.details.as_str()),
             (None, None, Some(status)) => (
-                is_server_error.then_some(ErrorKind::Status(status)),
+                status.is_server_error().then_some(ErrorKind::Status(status)),
                 status.canonical_reason().unwrap_or_default(),
             ),
             (None, None, None) => (None, ""),
@@ -141,37 +152,43 @@ impl RequestGuard {
         let outcome = Outcome { method: self.method, status: self.status, error };
         let span = self.cx.span();
         self.route.record(outcome, latency, telemetry.exemplar_context(span.span_context()));
-        self.record_span(outcome, is_server_error);
+        self.end_span(outcome, is_server_error.then_some(details), latency);
 
         let http_status = self.failure.as_ref().map(|failure| failure.http_status).or(self.status);
         telemetry.0.logger.access(&AccessEntry {
             endpoint: self.route.template,
             method: self.method.as_str(),
             http_status: http_status.map(|status| status.as_u16()),
+            is_server_error,
             failure: error.as_ref().map(|kind| (kind.as_str(), details)),
             latency_ms: u64::try_from(latency.as_millis()).unwrap_or(u64::MAX),
             span: span.span_context(),
         });
     }
 
-    fn record_span(&self, outcome: Outcome, is_server_error: bool) {
+    fn end_span(&self, outcome: Outcome, error: Option<&str>, latency: Duration) {
         let span = self.cx.span();
         if !span.is_recording() {
             return;
         }
         outcome.set_attributes(&span);
-        if is_server_error {
-            let details = self.failure.as_ref().map(|failure| failure.details.clone());
-            span.set_status(Status::error(details.unwrap_or_default()));
+        if let Some(error) = error {
+            span.set_status(Status::error(error.to_owned()));
         }
+        span.end_with_timestamp(self.started_at + latency);
     }
 }
 
 impl OnBodyEnd<axum::Error> for RequestGuard {
-    fn end(&mut self, error: Option<&axum::Error>) {
-        self.finish(
-            error.map(|error| (ErrorKind::Other, format!("response body failed: {error}"))),
-        );
+    fn end(&mut self, end: BodyEnd<'_, axum::Error>) {
+        let abort = match end {
+            BodyEnd::Complete => None,
+            BodyEnd::Failed(error) => Some(format!("response body failed: {error}")),
+            BodyEnd::Panicked => Some("response body panicked".to_owned()),
+            // Dropping the guard records that the client disconnected.
+            BodyEnd::Unread => return,
+        };
+        self.finish(abort.map(|details| (ErrorKind::Other, details)));
     }
 }
 

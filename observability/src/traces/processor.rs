@@ -14,6 +14,7 @@ use std::thread;
 use std::time::Duration;
 
 use opentelemetry::Context;
+use opentelemetry::trace::Status;
 use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 use opentelemetry_sdk::trace::{Span, SpanData, SpanExporter, SpanProcessor};
 use parking_lot::Mutex;
@@ -46,6 +47,8 @@ struct Shared {
 #[derive(Default)]
 struct Queue {
     spans: VecDeque<SpanData>,
+    /// Number of sampled spans that have started and not ended.
+    live: u64,
     is_closed: bool,
 }
 
@@ -86,10 +89,10 @@ impl BatchSpanProcessor {
         Ok(Self { shared, commands, deadline: Arc::new(deadline) })
     }
 
-    /// Closes the queue and exports the queued spans within `limit`. Returns `true` if all were exported
-    /// or counted in time. Blocks the calling thread.
+    /// Closes the queue and exports the queued spans within `limit`. Spans that have not ended are counted
+    /// as dropped. Returns `true` if all were exported or counted in time. Blocks the calling thread.
     pub(crate) fn stop(&self, limit: Duration) -> bool {
-        self.shared.queue.lock().is_closed = true;
+        self.shared.close();
         self.deadline.send_replace(Some(Instant::now() + limit));
         // The worker responds at the deadline. The margin is for a machine under load.
         self.request(Command::Stop, limit + Duration::from_secs(1))
@@ -116,12 +119,13 @@ impl fmt::Debug for BatchSpanProcessor {
 impl SpanProcessor for BatchSpanProcessor {
     fn on_start(&self, span: &mut Span, _: &Context) {
         if opentelemetry::trace::Span::span_context(span).is_sampled() {
-            self.shared.metrics.spans.started();
+            self.shared.start();
         }
     }
 
-    fn on_end(&self, span: SpanData) {
+    fn on_end(&self, mut span: SpanData) {
         if span.span_context.is_sampled() {
+            clear_status_of_events(&mut span);
             self.shared.enqueue(span);
         }
     }
@@ -137,11 +141,28 @@ impl SpanProcessor for BatchSpanProcessor {
 }
 
 impl Shared {
+    fn start(&self) {
+        self.metrics.spans.started();
+        let mut queue = self.queue.lock();
+        queue.live += 1;
+        if queue.is_closed {
+            self.metrics.spans.failed(1, ExportFailure::Shutdown);
+        }
+    }
+
+    fn close(&self) {
+        let mut queue = self.queue.lock();
+        if !std::mem::replace(&mut queue.is_closed, true) {
+            self.metrics.spans.failed(queue.live, ExportFailure::Shutdown);
+        }
+    }
+
     fn enqueue(&self, span: SpanData) {
         let mut queue = self.queue.lock();
+        queue.live -= 1;
         if queue.is_closed {
-            drop(queue);
-            return self.metrics.spans.failed(1, ExportFailure::Shutdown);
+            // Counted already, when the queue was closed or when the span started.
+            return;
         }
         if queue.spans.len() >= self.config.max_queue_size {
             drop(queue);
@@ -161,6 +182,20 @@ impl Shared {
         let queued = queue.spans.len();
         let size = queued.min(self.config.max_export_batch_size);
         (queued >= min_len).then(|| queue.spans.drain(..size).collect())
+    }
+}
+
+/// Resets the status of an HTTP span that is not a failed one.
+///
+/// tracing-opentelemetry sets the status error at each event of the level error. By the semantic
+/// conventions, the outcome of the request decides, which sets `error.type` as well.
+fn clear_status_of_events(span: &mut SpanData) {
+    let has = |key: &str| span.attributes.iter().any(|attribute| attribute.key.as_str() == key);
+    if matches!(span.status, Status::Error { .. })
+        && has("http.request.method")
+        && !has("error.type")
+    {
+        span.status = Status::Unset;
     }
 }
 

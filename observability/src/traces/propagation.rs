@@ -219,25 +219,14 @@ fn parse_member(member: &[u8]) -> Option<(&str, &str)> {
     (is_valid_key(key.as_bytes()) && is_valid_value(value.as_bytes())).then_some((key, value))
 }
 
-/// Returns `true` for `simple-key`, or `tenant-id "@" system-id` (section 3.3.1.3.1).
+/// Returns `true` for 1 to 256 characters of `a-z 0-9 _ - * / @`, the first a letter or digit (Trace Context
+/// Level 2, section 3.3.1.3.1).
 fn is_valid_key(key: &[u8]) -> bool {
-    let is_valid = |part: &[u8]| {
-        part.iter()
-            .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'*' | b'/'))
-    };
-    let starts_with_letter = |part: &[u8]| part.first().is_some_and(u8::is_ascii_lowercase);
-    match key.iter().position(|&byte| byte == b'@') {
-        None => key.len() <= 256 && starts_with_letter(key) && is_valid(key),
-        Some(at) => {
-            let (tenant, system) = (&key[..at], &key[at + 1..]);
-            (1..=241).contains(&tenant.len())
-                && tenant[0].is_ascii_alphanumeric()
-                && is_valid(tenant)
-                && system.len() <= 14
-                && starts_with_letter(system)
-                && is_valid(system)
-        }
-    }
+    let is_valid =
+        |byte: &u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'*' | b'/' | b'@');
+    (1..=256).contains(&key.len())
+        && matches!(key[0], b'a'..=b'z' | b'0'..=b'9')
+        && key.iter().all(is_valid)
 }
 
 /// Returns `true` for 1 to 256 printable characters without `,` and `=` whose last is not a space (section

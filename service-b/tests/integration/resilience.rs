@@ -3,20 +3,34 @@
 use std::time::Instant;
 
 use testkit::http::Request;
+use testkit::otlp::{OtlpCollector, Protocol, Span};
 use testkit::{FakeServer, Process, Reply, ReservedPort};
 
 use crate::{CLIENT_ERRORS, service_b};
 
+/// Each attempt is a client span with its number, below the server span.
 #[test]
 fn connect_error_is_retried() {
-    let port = ReservedPort::bind();
+    let (port, collector) = (ReservedPort::bind(), OtlpCollector::start());
     for (retries, refused) in [("0", 1.0), ("2", 3.0)] {
-        let service = service_b(port.url()).env("SERVICE_A_CONNECT_RETRIES", retries).serve();
+        let service = service_b(port.url())
+            .env("SERVICE_A_CONNECT_RETRIES", retries)
+            .envs(collector.variables(Protocol::Grpc))
+            .serve();
         let response = service.get("/call-echo?msg=hello");
         assert_eq!(response.json()["error"], "refused", "{retries}");
         let page = service.metrics();
         assert_eq!(page.value(CLIENT_ERRORS, &[("error_type", "refused")]), Some(refused));
         assert_eq!(page.sum("http_client_request_retries_total", &[]), refused - 1.0);
+
+        let spans = collector.wait_for_trace(response.trace_id(), 1 + refused as usize);
+        let (server, attempts) = spans.split_first().unwrap();
+        let resend_count = |span: &Span| span.attributes.get("http.request.resend_count").cloned();
+        let mut counts: Vec<_> = attempts.iter().map(resend_count).collect();
+        counts.sort_by_key(|count| count.as_ref().and_then(serde_json::Value::as_i64));
+        let expected = [None, Some(1.into()), Some(2.into())];
+        assert_eq!(counts, expected[..counts.len()]);
+        assert!(attempts.iter().all(|span| span.parent_span_id == server.span_id));
     }
 }
 

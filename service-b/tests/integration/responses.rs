@@ -121,9 +121,18 @@ fn error_counters_start_at_zero() {
     let [address, port] = server_labels(&service_a);
     let page = service.metrics();
     assert_eq!(page.types[CLIENT_ERRORS], "counter");
-    for kind in
-        ["timeout", "refused", "reset", "dns", "unreachable", "tls", "decode", "canceled", "other"]
-    {
+    for kind in [
+        "timeout",
+        "refused",
+        "reset",
+        "dns",
+        "unreachable",
+        "tls",
+        "decode",
+        "canceled",
+        "local",
+        "other",
+    ] {
         let labels = [(address.0, &*address.1), (port.0, &*port.1), ("error_type", kind)];
         assert_eq!(page.value(CLIENT_ERRORS, &labels), Some(0.0), "{kind}");
     }
