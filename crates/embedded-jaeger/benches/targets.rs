@@ -1,27 +1,23 @@
 //! Benchmark over loopback: millions of spans over OTLP/gRPC, one large trace, and searches over
 //! many traces. It prints results and asserts nothing.
-//!
-//! The server is a separate process, so that its memory can be measured.
 
 #[path = "../tests/integration/support.rs"]
 #[allow(dead_code)]
 mod support;
 
 use std::error::Error;
-use std::io::{BufRead as _, BufReader, Read as _};
 use std::ops::Range;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use embedded_jaeger::JaegerConfig;
+use embedded_jaeger::{JaegerConfig, JaegerHandle};
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_client::TraceServiceClient;
 use opentelemetry_proto::tonic::trace::v1::ResourceSpans;
 use support::{call_echo, now_ns, of_service, request, span, trace_hex, trace_id};
+use tokio::task::JoinSet;
 use tonic::transport::Channel;
 
 type Fallible<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
-const SERVER: &str = "EMBEDDED_JAEGER_BENCH_SERVER";
 const LOAD_SPANS: u64 = 2_000_000;
 const SENDERS: u64 = 4;
 /// Requests per export. Each has 3 spans, and the SDK's batches have 512.
@@ -31,9 +27,6 @@ const STORED_TRACES: u64 = 15_000;
 
 #[tokio::main]
 async fn main() -> Fallible<()> {
-    if std::env::var_os(SERVER).is_some() {
-        return serve().await;
-    }
     if !std::env::args().any(|argument| argument == "--bench") {
         println!("skipped; run `cargo bench`");
         return Ok(());
@@ -45,106 +38,69 @@ async fn main() -> Fallible<()> {
     searches().await
 }
 
-/// Runs Jaeger on free ports until standard input reaches its end.
-async fn serve() -> Fallible<()> {
+async fn start() -> Fallible<(JaegerHandle, TraceServiceClient<Channel>)> {
     let jaeger = embedded_jaeger::start(JaegerConfig::with_ephemeral_ports()).await?;
-    println!("{} {}", jaeger.otlp_grpc_addr(), jaeger.ui_addr());
-    tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new())).await??;
-    jaeger.stop().await;
+    let url = format!("http://{}", jaeger.otlp_grpc_addr());
+    Ok((jaeger, TraceServiceClient::connect(url).await?))
+}
+
+/// Returns the time and the bytes of a response, which is not kept in memory.
+async fn get(jaeger: &JaegerHandle, path: &str) -> Fallible<(Duration, usize)> {
+    let begin = Instant::now();
+    let url = format!("http://{}{path}", jaeger.ui_addr());
+    let mut response = reqwest::get(url).await?.error_for_status()?;
+    let mut bytes = 0;
+    while let Some(chunk) = response.chunk().await? {
+        bytes += chunk.len();
+    }
+    Ok((begin.elapsed(), bytes))
+}
+
+/// Exports requests in batches like those of the SDK.
+async fn export(
+    mut client: TraceServiceClient<Channel>,
+    mut requests: Range<u64>,
+    requests_per_trace: u64,
+) -> Fallible<()> {
+    while !requests.is_empty() {
+        let end = requests.end.min(requests.start + BATCH_REQUESTS);
+        client.export(request(batch_of(requests.start..end, requests_per_trace))).await?;
+        requests.start = end;
+    }
     Ok(())
-}
-
-struct Server {
-    process: Child,
-    otlp: String,
-    ui: String,
-}
-
-impl Server {
-    fn start() -> Fallible<Self> {
-        let mut process = Command::new(std::env::current_exe()?)
-            .env(SERVER, "1")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let mut line = String::new();
-        let out = process.stdout.take().ok_or("no output")?;
-        BufReader::new(out).read_line(&mut line)?;
-        let (otlp, ui) = line.trim().split_once(' ').ok_or("no addresses")?;
-        let (otlp, ui) = (format!("http://{otlp}"), format!("http://{ui}"));
-        Ok(Self { process, otlp, ui })
-    }
-
-    async fn client(&self) -> Fallible<TraceServiceClient<Channel>> {
-        Ok(TraceServiceClient::connect(self.otlp.clone()).await?)
-    }
-
-    async fn get(&self, path: &str) -> Fallible<(Duration, usize)> {
-        let begin = Instant::now();
-        let body =
-            reqwest::get(format!("{}{path}", self.ui)).await?.error_for_status()?.bytes().await?;
-        Ok((begin.elapsed(), body.len()))
-    }
-
-    /// Returns the current and the peak resident memory in MiB. Works only on Linux.
-    fn resident_mib(&self) -> Option<(u64, u64)> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).ok()?;
-        let mib = |name: &str| -> Option<u64> {
-            let line = status.lines().find(|line| line.starts_with(name))?;
-            Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? / 1024)
-        };
-        Some((mib("VmRSS:")?, mib("VmHWM:")?))
-    }
-
-    fn stop(mut self) -> Fallible<()> {
-        drop(self.process.stdin.take());
-        self.process.wait()?;
-        Ok(())
-    }
 }
 
 async fn load(requests_per_trace: u64) -> Fallible<()> {
     println!("load: traces of {} spans", 3 * requests_per_trace);
-    let server = Server::start()?;
+    let (jaeger, client) = start().await?;
     let begin = Instant::now();
-    let requests = LOAD_SPANS / 3;
-    let mut senders = tokio::task::JoinSet::new();
+    let share = LOAD_SPANS / 3 / SENDERS;
+    let mut senders = JoinSet::new();
     for sender in 0..SENDERS {
-        let mut client = server.client().await?;
-        senders.spawn(async move {
-            let mut next = 1 + sender * (requests / SENDERS + 1);
-            let end = next + requests / SENDERS;
-            while next < end {
-                let batch = next..(next + BATCH_REQUESTS).min(end);
-                next = batch.end;
-                client.export(request(batch_of(batch, requests_per_trace))).await?;
-            }
-            Fallible::Ok(())
-        });
+        let requests = sender * share..(sender + 1) * share;
+        senders.spawn(export(client.clone(), requests, requests_per_trace));
     }
     while let Some(sender) = senders.join_next().await {
         sender??;
     }
     let seconds = begin.elapsed().as_secs_f64();
-    println!(
-        "load: {LOAD_SPANS} spans in {seconds:.1} s, {:.0} spans/s",
-        LOAD_SPANS as f64 / seconds
-    );
-    print_memory("load", &server);
-    let metrics = reqwest::get(format!("{}/metrics", server.ui)).await?.text().await?;
-    for line in metrics.lines().filter(|line| line.starts_with("otel_store")) {
-        println!("load: {line}");
-    }
+    println!("load: {LOAD_SPANS} spans in {seconds:.1} s, {:.0}/s", LOAD_SPANS as f64 / seconds);
+    print_memory("load");
+    println!("load: {:?}", jaeger.stats());
     // A search that returns all traces is the most expensive request.
-    let (time, bytes) = server.get("/api/traces?service=service-b&limit=1000000").await?;
+    let (time, bytes) = get(&jaeger, "/api/traces?service=service-b&limit=1000000").await?;
     println!("load: all traces read: {bytes} bytes of JSON in {} ms", time.as_millis());
-    print_memory("load: after reading all traces", &server);
-    server.stop()
+    print_memory("load: after reading all traces");
+    jaeger.stop().await;
+    Ok(())
 }
 
-fn print_memory(label: &str, server: &Server) {
-    if let Some((now, peak)) = server.resident_mib() {
-        println!("{label}: {now} MiB resident, {peak} MiB at the peak");
+/// Prints the current and the peak resident memory of server and clients. Works only on Linux.
+fn print_memory(label: &str) {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    for line in status.lines().filter(|line| line.starts_with("VmRSS") || line.starts_with("VmHWM"))
+    {
+        println!("{label}: {line}");
     }
 }
 
@@ -167,35 +123,23 @@ fn batch_of(requests: Range<u64>, requests_per_trace: u64) -> Vec<ResourceSpans>
 }
 
 async fn large_trace() -> Fallible<()> {
-    let server = Server::start()?;
-    let mut client = server.client().await?;
+    let (jaeger, mut client) = start().await?;
     let spans: Vec<_> = (1..=LARGE_TRACE_SPANS).map(|id| span(1, id, id / 4, "step")).collect();
-    let batches: Vec<_> = spans
-        .chunks(500)
-        .map(|batch| request(vec![of_service("service-b", batch.to_vec())]))
-        .collect();
     let begin = Instant::now();
-    for batch in batches {
-        client.export(batch).await?;
+    for batch in spans.chunks(500) {
+        client.export(request(vec![of_service("service-b", batch.to_vec())])).await?;
     }
-    println!(
-        "large trace: {LARGE_TRACE_SPANS} spans exported in {} ms",
-        begin.elapsed().as_millis()
-    );
-    let (time, bytes) = server.get(&format!("/api/traces/{}", trace_hex(1))).await?;
+    let time = begin.elapsed().as_millis();
+    println!("large trace: {LARGE_TRACE_SPANS} spans exported in {time} ms");
+    let (time, bytes) = get(&jaeger, &format!("/api/traces/{}", trace_hex(1))).await?;
     println!("large trace: read as {bytes} bytes of JSON in {} ms", time.as_millis());
-    server.stop()
+    jaeger.stop().await;
+    Ok(())
 }
 
 async fn searches() -> Fallible<()> {
-    let server = Server::start()?;
-    let mut client = server.client().await?;
-    let mut next = 1;
-    while next <= STORED_TRACES {
-        let batch = next..(next + BATCH_REQUESTS).min(STORED_TRACES + 1);
-        next = batch.end;
-        client.export(request(batch_of(batch, 1))).await?;
-    }
+    let (jaeger, client) = start().await?;
+    export(client, 0..STORED_TRACES, 1).await?;
     for (label, path) in [
         ("services", "/api/services"),
         ("operations", "/api/services/service-a/operations"),
@@ -215,7 +159,7 @@ async fn searches() -> Fallible<()> {
         let mut times = Vec::new();
         let mut size = 0;
         for _ in 0..9 {
-            let (time, bytes) = server.get(path).await?;
+            let (time, bytes) = get(&jaeger, path).await?;
             times.push(time);
             size = bytes;
         }
@@ -225,5 +169,6 @@ async fn searches() -> Fallible<()> {
             "{STORED_TRACES} traces, {label}: median {median:.1} ms, worst {worst:.1} ms, {size} bytes"
         );
     }
-    server.stop()
+    jaeger.stop().await;
+    Ok(())
 }

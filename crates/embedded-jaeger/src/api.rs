@@ -4,26 +4,24 @@
 use std::io::{self, BufWriter, Write};
 use std::sync::Arc;
 
+use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{FromRequestParts, Path, State};
+use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
-use axum::{Json, Router};
 use bytes::Bytes;
 use futures_util::stream;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
-use http::request::Parts;
 use serde::Serialize;
 use serde_json::json;
 use serde_json::ser::{PrettyFormatter, Serializer};
 use tokio::sync::mpsc;
-use tokio::task::{JoinError, spawn_blocking};
+use tokio::task::spawn_blocking;
 
-use crate::ids::TraceId;
-use crate::json::{ApiError, Envelope, TracesJson};
-use crate::query_params::{ParamError, QueryParams, parse_trace_id};
+use crate::json::{ApiError, Envelope, QueryError, TracesJson};
+use crate::query_params::{QueryParams, parse_trace_id};
 use crate::search;
 use crate::span::kind_name;
 use crate::store::Store;
@@ -41,99 +39,56 @@ pub(crate) fn router(store: Arc<Store>) -> Router {
         .route("/api/metrics/{query}", any(|| not_implemented("metrics storage")))
         .route("/api/quality-metrics", any(|| not_implemented("quality metrics")))
         .route("/analytics/{*path}", any(|| not_implemented("deep dependencies")))
-        .route("/api/{*path}", any(|| async { QueryError::UnknownPath }))
+        .route("/api/{*path}", any(|| async { not_found("no such path in the query API") }))
         .with_state(store)
 }
 
 type PathParam = Result<Path<String>, PathRejection>;
 type QueryResult = Result<Response, QueryError>;
 
-/// Error of a request to the query API.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum QueryError {
-    #[error(transparent)]
-    Query(#[from] serde_html_form::de::Error),
-    #[error(transparent)]
-    Param(#[from] ParamError),
-    #[error("{}", .0.body_text())]
-    Path(#[from] PathRejection),
-    #[error("no such path in the query API")]
-    UnknownPath,
-    #[error("trace not found")]
-    TraceNotFound,
-    #[error("{0}: not in this in-memory Jaeger")]
-    NotImplemented(&'static str),
-    /// The runtime shuts down, or the query panicked.
-    #[error("the query was stopped")]
-    Aborted(#[from] JoinError),
-}
-
-impl QueryError {
-    fn status(&self) -> StatusCode {
-        match self {
-            Self::Query(_) | Self::Param(_) | Self::Path(_) => StatusCode::BAD_REQUEST,
-            Self::UnknownPath | Self::TraceNotFound => StatusCode::NOT_FOUND,
-            Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
-            Self::Aborted(_) => StatusCode::INTERNAL_SERVER_ERROR,
-        }
-    }
-}
-
-impl IntoResponse for QueryError {
-    fn into_response(self) -> Response {
-        let status = self.status();
-        let error = ApiError { code: Some(status.as_u16()), msg: self.to_string(), trace_id: None };
-        (status, Json(Envelope::with_errors((), vec![error]))).into_response()
-    }
-}
-
-impl<S: Sync> FromRequestParts<S> for QueryParams {
-    type Rejection = QueryError;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, QueryError> {
-        Ok(serde_html_form::from_str(parts.uri.query().unwrap_or_default())?)
-    }
-}
-
-async fn services(State(store): State<Arc<Store>>, params: QueryParams) -> QueryResult {
-    let services = store.services();
-    let total = services.len();
-    stream_json(&params, Envelope::new(services, total))
+async fn services(State(store): State<Arc<Store>>, Query(params): Query<QueryParams>) -> Response {
+    stream_json(params, move |_| Envelope::counted(store.services()))
 }
 
 async fn operation_names(
     State(store): State<Arc<Store>>,
     service: PathParam,
-    params: QueryParams,
+    Query(params): Query<QueryParams>,
 ) -> QueryResult {
-    let Path(service) = service?;
-    let operations = spawn_blocking(move || search::operations(&store, &service)).await?;
-    let mut names: Vec<String> = operations.iter().map(|(name, _)| name.to_string()).collect();
-    names.dedup();
-    let total = names.len();
-    stream_json(&params, Envelope::new(names, total))
+    let Path(service) = service.map_err(QueryError::bad_request)?;
+    Ok(stream_json(params, move |_| {
+        let operations = search::operations(&store, &service);
+        let mut names: Vec<String> = operations.iter().map(|(name, _)| name.to_string()).collect();
+        names.dedup();
+        Envelope::counted(names)
+    }))
 }
 
-async fn operations(State(store): State<Arc<Store>>, params: QueryParams) -> QueryResult {
-    let service = params.required_service()?;
-    let operations = spawn_blocking(move || search::operations(&store, &service)).await?;
-    let wanted_kind = params.span_kind.first();
-    let operations: Vec<_> = operations
-        .iter()
-        .map(|(name, kind)| (name, kind_name(*kind)))
-        .filter(|(_, kind)| wanted_kind.is_none_or(|wanted| wanted == *kind))
-        .map(|(name, kind)| json!({ "name": &**name, "spanKind": kind }))
-        .collect();
-    let total = operations.len();
-    stream_json(&params, Envelope::new(operations, total))
+async fn operations(
+    State(store): State<Arc<Store>>,
+    Query(params): Query<QueryParams>,
+) -> QueryResult {
+    let service = params.service()?;
+    Ok(stream_json(params, move |params| {
+        let wanted_kind = params.first("spanKind");
+        let operations: Vec<_> = search::operations(&store, &service)
+            .iter()
+            .map(|(name, kind)| (name, kind_name(*kind)))
+            .filter(|(_, kind)| wanted_kind.is_none_or(|wanted| wanted == *kind))
+            .map(|(name, kind)| json!({ "name": &**name, "spanKind": kind }))
+            .collect();
+        Envelope::counted(operations)
+    }))
 }
 
-async fn find_traces(State(store): State<Arc<Store>>, params: QueryParams) -> QueryResult {
-    let ids: Vec<TraceId> = params.trace_id.all().map(parse_trace_id).collect::<Result<_, _>>()?;
+async fn find_traces(
+    State(store): State<Arc<Store>>,
+    Query(params): Query<QueryParams>,
+) -> QueryResult {
+    let ids: Vec<_> = params.all("traceID").map(parse_trace_id).collect::<Result<_, _>>()?;
     if ids.is_empty() {
         let query = params.trace_query()?;
-        let found = spawn_blocking(move || query.run(&store)).await?;
-        return stream_json(&params, Envelope::new(TracesJson(found), 0));
+        return Ok(stream_json(params, move |_| Envelope::new(TracesJson(query.run(&store)))));
     }
     let mut found = Vec::new();
     let mut errors = Vec::new();
@@ -141,53 +96,65 @@ async fn find_traces(State(store): State<Arc<Store>>, params: QueryParams) -> Qu
         match store.trace(id) {
             Some(trace) => found.push(trace),
             None => {
-                let msg = QueryError::TraceNotFound.to_string();
+                let msg = TRACE_NOT_FOUND.to_owned();
                 errors.push(ApiError { code: None, msg, trace_id: Some(id) });
             }
         }
     }
-    stream_json(&params, Envelope::with_errors(TracesJson(found), errors))
+    Ok(stream_json(params, move |_| Envelope::with_errors(TracesJson(found), errors)))
 }
 
 async fn get_trace(
     State(store): State<Arc<Store>>,
     id: PathParam,
-    params: QueryParams,
+    Query(params): Query<QueryParams>,
 ) -> QueryResult {
-    let trace = store.trace(parse_trace_id(&id?)?).ok_or(QueryError::TraceNotFound)?;
-    stream_json(&params, Envelope::new(TracesJson(vec![trace]), 0))
+    let Path(id) = id.map_err(QueryError::bad_request)?;
+    let trace = store.trace(parse_trace_id(&id)?).ok_or_else(|| not_found(TRACE_NOT_FOUND))?;
+    Ok(stream_json(params, move |_| Envelope::new(TracesJson(vec![trace]))))
 }
 
-async fn dependencies(State(store): State<Arc<Store>>, params: QueryParams) -> QueryResult {
+async fn dependencies(
+    State(store): State<Arc<Store>>,
+    Query(params): Query<QueryParams>,
+) -> QueryResult {
     let window = params.window_ns()?;
-    let calls = spawn_blocking(move || search::dependencies(&store, window)).await?;
-    let service = params.service.first();
-    let calls: Vec<_> = calls
-        .iter()
-        .filter(|((parent, child), _)| service.is_none_or(|name| name == parent || name == child))
-        .map(|((parent, child), count)| json!({ "parent": parent, "child": child, "callCount": count }))
-        .collect();
-    stream_json(&params, Envelope::new(calls, 0))
+    Ok(stream_json(params, move |params| {
+        let service = params.first("service");
+        let calls: Vec<_> = search::dependencies(&store, window)
+            .iter()
+            .filter(|((parent, child), _)| service.is_none_or(|name| name == parent || name == child))
+            .map(|((parent, child), count)| json!({ "parent": parent, "child": child, "callCount": count }))
+            .collect();
+        Envelope::new(calls)
+    }))
 }
 
-async fn not_implemented(feature: &'static str) -> QueryError {
-    QueryError::NotImplemented(feature)
+const TRACE_NOT_FOUND: &str = "trace not found";
+
+fn not_found(message: &str) -> QueryError {
+    QueryError { status: StatusCode::NOT_FOUND, message: message.to_owned() }
+}
+
+async fn not_implemented(feature: &str) -> QueryError {
+    let message = format!("{feature}: not in this in-memory Jaeger");
+    QueryError { status: StatusCode::NOT_IMPLEMENTED, message }
 }
 
 /// Size of the chunks of a response in bytes.
 const CHUNK_SIZE: usize = 64 << 10;
 
-/// Serializes a response in chunks, at the speed at which the client reads. A search may match most
-/// of the store, and its JSON is several times as large.
-fn stream_json<T: Serialize + Send + 'static>(
-    params: &QueryParams,
-    envelope: Envelope<T>,
-) -> QueryResult {
-    let is_pretty = params.pretty_print.first().is_some_and(|value| value != "false");
+/// Runs a query and serializes its result in chunks, at the speed at which the client reads. A search
+/// may match most of the store, and its JSON is several times as large.
+fn stream_json<T: Serialize>(
+    params: QueryParams,
+    query: impl FnOnce(&QueryParams) -> Envelope<T> + Send + 'static,
+) -> Response {
     let (sender, mut chunks) = mpsc::channel(2);
     spawn_blocking(move || {
+        let envelope = query(&params);
         let mut out = BufWriter::with_capacity(CHUNK_SIZE, ChunkWriter(sender));
-        let result = if is_pretty {
+        let result = if params.first("prettyPrint").is_some_and(|value| value != "false") {
             let indented = PrettyFormatter::with_indent(b"    ");
             envelope.serialize(&mut Serializer::with_formatter(&mut out, indented))
         } else {
@@ -198,7 +165,7 @@ fn stream_json<T: Serialize + Send + 'static>(
     });
     let chunks =
         stream::poll_fn(move |cx| chunks.poll_recv(cx).map(|chunk| chunk.map(io::Result::Ok)));
-    Ok(([(CONTENT_TYPE, "application/json")], Body::from_stream(chunks)).into_response())
+    ([(CONTENT_TYPE, "application/json")], Body::from_stream(chunks)).into_response()
 }
 
 /// Writer that sends each write as a chunk and blocks while the channel is full.

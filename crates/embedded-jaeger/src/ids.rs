@@ -4,59 +4,42 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-/// A W3C trace id, displayed as 32 hex digits.
+/// An id of `N` bytes, displayed as `2 * N` hex digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct TraceId(pub(crate) [u8; 16]);
+pub(crate) struct Id<const N: usize>([u8; N]);
 
-/// A W3C span id, displayed as 16 hex digits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct SpanId(pub(crate) [u8; 8]);
+/// A W3C trace id.
+pub(crate) type TraceId = Id<16>;
+
+/// A W3C span id.
+pub(crate) type SpanId = Id<8>;
+
+impl<const N: usize> Id<N> {
+    /// Invalid id. As a parent id, it marks a root span.
+    pub(crate) const ZERO: Self = Self([0; N]);
+
+    /// Returns `None` if OTLP defines `bytes` as invalid: not `N` bytes, or all zero.
+    pub(crate) fn from_otlp(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self).filter(|id| *id != Self::ZERO)
+    }
+}
 
 impl TraceId {
-    /// Returns `None` if OTLP defines `bytes` as invalid: not 16 bytes, or all zero.
-    pub(crate) fn from_otlp(bytes: &[u8]) -> Option<Self> {
-        let id: [u8; 16] = bytes.try_into().ok()?;
-        (id != [0; 16]).then_some(Self(id))
-    }
-
     /// Parses up to 32 hex digits. Like Jaeger, pads fewer digits with zeros on the left.
     pub(crate) fn from_hex(digits: &str) -> Option<Self> {
-        let hex = !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
-        let id = u128::from_str_radix(digits, 16).ok().filter(|_| hex && digits.len() <= 32)?;
+        let is_hex = digits.len() <= 32 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+        let id = u128::from_str_radix(digits, 16).ok().filter(|_| is_hex)?;
         Some(Self(id.to_be_bytes()))
     }
 }
 
-impl SpanId {
-    /// Parent id of a root span.
-    pub(crate) const NONE: Self = Self([0; 8]);
-
-    /// Returns `None` if OTLP defines `bytes` as invalid: not 8 bytes, or all zero.
-    pub(crate) fn from_otlp(bytes: &[u8]) -> Option<Self> {
-        let id: [u8; 8] = bytes.try_into().ok()?;
-        Some(Self(id)).filter(|id| *id != Self::NONE)
-    }
-}
-
-impl fmt::Display for TraceId {
+impl<const N: usize> fmt::Display for Id<N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", u128::from_be_bytes(self.0))
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
-impl fmt::Display for SpanId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", u64::from_be_bytes(self.0))
-    }
-}
-
-impl Serialize for TraceId {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl Serialize for SpanId {
+impl<const N: usize> Serialize for Id<N> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }

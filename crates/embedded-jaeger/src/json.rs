@@ -3,11 +3,14 @@
 //! Traces are serialized span by span, so that a trace is never in memory as a whole JSON document.
 
 use std::collections::{BTreeMap, HashMap};
+use std::mem::take;
 use std::sync::Arc;
 
+use axum::Json;
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
 use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
-use opentelemetry_proto::tonic::trace::v1::Span;
-use serde::ser::{SerializeSeq as _, SerializeStruct as _};
+use opentelemetry_proto::tonic::trace::v1::span::Link;
 use serde::{Serialize, Serializer};
 
 use crate::ids::{SpanId, TraceId};
@@ -28,13 +31,18 @@ pub(crate) struct Envelope<T> {
 }
 
 impl<T> Envelope<T> {
-    pub(crate) fn new(data: T, total: usize) -> Self {
-        Self { data, total, limit: 0, offset: 0, errors: None }
+    pub(crate) fn new(data: T) -> Self {
+        Self { data, total: 0, limit: 0, offset: 0, errors: None }
     }
 
     pub(crate) fn with_errors(data: T, errors: Vec<ApiError>) -> Self {
-        let errors = (!errors.is_empty()).then_some(errors);
-        Self { errors, ..Self::new(data, 0) }
+        Self { errors: (!errors.is_empty()).then_some(errors), ..Self::new(data) }
+    }
+}
+
+impl<T> Envelope<Vec<T>> {
+    pub(crate) fn counted(data: Vec<T>) -> Self {
+        Self { total: data.len(), ..Self::new(data) }
     }
 }
 
@@ -49,93 +57,96 @@ pub(crate) struct ApiError {
     pub(crate) trace_id: Option<TraceId>,
 }
 
+/// Error response to a request.
+#[derive(Debug)]
+pub(crate) struct QueryError {
+    pub(crate) status: StatusCode,
+    pub(crate) message: String,
+}
+
+impl QueryError {
+    pub(crate) fn bad_request(message: impl ToString) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, message: message.to_string() }
+    }
+}
+
+impl IntoResponse for QueryError {
+    fn into_response(self) -> Response {
+        let code = Some(self.status.as_u16());
+        let error = ApiError { code, msg: self.message, trace_id: None };
+        (self.status, Json(Envelope::with_errors((), vec![error]))).into_response()
+    }
+}
+
 /// List of traces.
 pub(crate) struct TracesJson(pub(crate) Vec<Arc<Trace>>);
 
 impl Serialize for TracesJson {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.0.iter().map(|trace| TraceJson(trace)))
+        serializer.collect_seq(self.0.iter().map(|trace| TraceJson::new(trace)))
     }
 }
 
-struct TraceJson<'a>(&'a Trace);
-
-impl Serialize for TraceJson<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self(trace) = self;
-        let (tree, processes) = (TraceTree::new(trace), Processes::new(trace));
-        let spans = SpansJson { trace: trace.id, tree: &tree, processes: &processes };
-        let mut json = serializer.serialize_struct("Trace", 4)?;
-        json.serialize_field("traceID", &trace.id)?;
-        json.serialize_field("spans", &spans)?;
-        json.serialize_field("processes", &processes.json())?;
-        json.serialize_field("warnings", &None::<Vec<String>>)?;
-        json.end()
-    }
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct TraceJson<'a> {
+    #[serde(rename = "traceID")]
+    trace_id: TraceId,
+    spans: SpansJson<'a>,
+    /// Processes by id.
+    processes: BTreeMap<String, ProcessJson<'a>>,
+    warnings: Option<Vec<String>>,
 }
 
-/// Processes of a trace: one for each resource, with the ids p1, p2, …
-struct Processes<'a> {
-    by_resource: HashMap<&'a [u8], (String, &'a SpanSource)>,
-    /// Process id and decoded scope by the address of the source, which spans share.
-    by_source: HashMap<*const SpanSource, (String, InstrumentationScope)>,
+/// A resource.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ProcessJson<'a> {
+    service_name: &'a str,
+    tags: Vec<Tag>,
 }
 
-impl<'a> Processes<'a> {
+impl<'a> TraceJson<'a> {
     fn new(trace: &'a Trace) -> Self {
-        let mut by_resource = HashMap::new();
-        let mut by_source = HashMap::new();
+        let mut ids = HashMap::new();
+        let mut sources = HashMap::new();
+        let mut processes = BTreeMap::new();
         for span in &trace.spans {
-            by_source.entry(Arc::as_ptr(&span.source)).or_insert_with(|| {
-                let next_id = format!("p{}", by_resource.len() + 1);
-                let resource = &*span.source.resource;
-                let (id, _) = by_resource.entry(resource).or_insert((next_id, &*span.source));
-                (id.clone(), span.source.decode_scope())
+            sources.entry(&*span.source).or_insert_with_key(|source| {
+                let next = ids.len() + 1;
+                let id = format!("p{}", ids.entry(&source.resource).or_insert(next));
+                processes.entry(id.clone()).or_insert_with(|| ProcessJson {
+                    service_name: &source.service,
+                    tags: tags::process_tags(source.decode_resource()),
+                });
+                (id, source.decode_scope())
             });
         }
-        Self { by_resource, by_source }
-    }
-
-    fn json(&self) -> BTreeMap<&str, ProcessJson<'a>> {
-        self.by_resource.values().map(|(id, source)| (id.as_str(), ProcessJson(source))).collect()
-    }
-}
-
-struct ProcessJson<'a>(&'a SpanSource);
-
-impl Serialize for ProcessJson<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let resource = self.0.decode_resource();
-        let mut json = serializer.serialize_struct("Process", 2)?;
-        json.serialize_field("serviceName", &self.0.service)?;
-        json.serialize_field("tags", &tags::process_tags(&resource))?;
-        json.end()
+        let spans = SpansJson { trace: trace.id, tree: TraceTree::new(trace), sources };
+        Self { trace_id: trace.id, spans, processes, warnings: None }
     }
 }
 
 struct SpansJson<'a> {
     trace: TraceId,
-    tree: &'a TraceTree<'a>,
-    processes: &'a Processes<'a>,
+    tree: TraceTree<'a>,
+    /// Process id and decoded scope by source.
+    sources: HashMap<&'a SpanSource, (String, InstrumentationScope)>,
 }
 
 impl Serialize for SpansJson<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut json = serializer.serialize_seq(Some(self.tree.nodes.len()))?;
-        for node in &self.tree.nodes {
-            let remaining_fields = node.span.decode_remaining_fields();
-            json.serialize_element(&self.span(node, &remaining_fields))?;
-        }
-        json.end()
+        serializer.collect_seq(self.tree.nodes.iter().map(|node| self.span(node)))
     }
 }
 
 impl SpansJson<'_> {
-    fn span<'s>(&'s self, node: &'s Node<'_>, span: &'s Span) -> SpanJson<'s> {
+    fn span<'s>(&'s self, node: &'s Node<'_>) -> SpanJson<'s> {
         let record = node.span;
-        let (process_id, scope) = &self.processes.by_source[&Arc::as_ptr(&record.source)];
+        let mut span = record.decode_remaining_fields();
+        let (process_id, scope) = &self.sources[&*record.source];
         let mut warnings = Vec::new();
-        let references = self.references(node, span, &mut warnings);
+        let references = self.references(node, &span.links, &mut warnings);
         if node.duplicates > 0 {
             warnings.push(format!("this span arrived {} times", node.duplicates + 1));
         }
@@ -151,7 +162,7 @@ impl SpansJson<'_> {
                 warnings.push(format!("{count} {name} were dropped before export"));
             }
         }
-        let logs = span.events.iter().map(|event| LogJson {
+        let logs = take(&mut span.events).into_iter().map(|event| LogJson {
             timestamp: event.time_unix_nano / 1_000,
             fields: tags::event_fields(event),
         });
@@ -173,7 +184,7 @@ impl SpansJson<'_> {
     fn references(
         &self,
         node: &Node<'_>,
-        span: &Span,
+        links: &[Link],
         warnings: &mut Vec<String>,
     ) -> Vec<ReferenceJson> {
         let mut references = Vec::new();
@@ -181,12 +192,12 @@ impl SpansJson<'_> {
             references.push(ReferenceJson { ref_type, trace_id, span_id });
         };
         let parent = node.span.parent;
-        match node.invalid_parent {
-            Some(invalid_parent) => warnings.push(invalid_parent.warning(parent)),
-            None if parent == SpanId::NONE => {}
+        match &node.parent_warning {
+            Some(warning) => warnings.push(warning.clone()),
+            None if parent == SpanId::ZERO => {}
             None => push("CHILD_OF", self.trace, parent),
         }
-        for link in &span.links {
+        for link in links {
             match TraceId::from_otlp(&link.trace_id).zip(SpanId::from_otlp(&link.span_id)) {
                 None => warnings.push("a link without valid ids is left out".to_owned()),
                 Some((_, span_id)) if !self.tree.allows_link(node, span_id) => {
@@ -212,8 +223,8 @@ struct SpanJson<'a> {
     references: Vec<ReferenceJson>,
     start_time: u64,
     duration: u64,
-    tags: Vec<Tag<'a>>,
-    logs: Vec<LogJson<'a>>,
+    tags: Vec<Tag>,
+    logs: Vec<LogJson>,
     #[serde(rename = "processID")]
     process_id: &'a str,
     warnings: Option<Vec<String>>,
@@ -230,8 +241,8 @@ struct ReferenceJson {
 }
 
 #[derive(Serialize)]
-struct LogJson<'a> {
+struct LogJson {
     /// Microseconds since the Unix epoch.
     timestamp: u64,
-    fields: Vec<Tag<'a>>,
+    fields: Vec<Tag>,
 }

@@ -53,23 +53,22 @@ mod tags;
 mod trace_tree;
 mod ui;
 
-use std::fmt;
-use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum::routing::get;
 use axum::serve::ListenerExt as _;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 
-pub use store::{Limits, Stats, Store};
+use store::Store;
+
+pub use store::{Limits, Stats};
 pub use ui::{JAEGER_UI_VERSION, LICENSES};
 
 /// Time that requests in flight are given to complete once shutdown has begun.
@@ -107,35 +106,13 @@ impl Default for JaegerConfig {
     }
 }
 
-/// One of the three listeners.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Listener {
-    /// OTLP over gRPC.
-    OtlpGrpc,
-    /// OTLP over HTTP.
-    OtlpHttp,
-    /// The UI and its query API.
-    Ui,
-}
-
-impl fmt::Display for Listener {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::OtlpGrpc => "OTLP/gRPC",
-            Self::OtlpHttp => "OTLP/HTTP",
-            Self::Ui => "the Jaeger UI",
-        })
-    }
-}
-
 /// Error of [`start`]: a listener cannot be bound to its address.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {addr} for {listener}: {source}")]
 #[non_exhaustive]
 pub struct StartError {
     /// Listener that failed.
-    pub listener: Listener,
+    pub listener: &'static str,
     /// Address from the configuration.
     pub addr: SocketAddr,
     /// Error of the operating system.
@@ -150,24 +127,25 @@ pub struct StartError {
 /// Returns a [`StartError`] for the first address that cannot be bound. Nothing runs then, and the
 /// other addresses are free again.
 pub async fn start(config: JaegerConfig) -> Result<JaegerHandle, StartError> {
-    let grpc = BoundListener::bind(Listener::OtlpGrpc, config.otlp_grpc).await?;
-    let http = BoundListener::bind(Listener::OtlpHttp, config.otlp_http).await?;
-    let ui = BoundListener::bind(Listener::Ui, config.ui).await?;
-    let addrs = [grpc.addr, http.addr, ui.addr];
+    let (grpc, grpc_addr) = bind("OTLP/gRPC", config.otlp_grpc).await?;
+    let (http, http_addr) = bind("OTLP/HTTP", config.otlp_http).await?;
+    let (ui, ui_addr) = bind("the Jaeger UI", config.ui).await?;
 
     let store = Arc::new(Store::new(config.limits));
-    let stats_store = Arc::clone(&store);
-    let otlp_router = ingest::http::router(Arc::clone(&store));
     let ui_router = ui::router()
         .merge(api::router(Arc::clone(&store)))
-        .route("/metrics", get(move || async move { metrics::render(&stats_store) }));
+        .route("/metrics", get(metrics::render).with_state(Arc::clone(&store)));
 
     let (shutdown, receiver) = watch::channel(());
     let mut servers = JoinSet::new();
-    servers.spawn(serve_grpc(grpc.socket, Arc::clone(&store), closed(receiver.clone())));
-    servers.spawn(serve_http(http.socket, otlp_router, closed(receiver.clone())));
-    servers.spawn(serve_http(ui.socket, ui_router, closed(receiver)));
-    Ok(JaegerHandle { addrs, store, shutdown, servers })
+    for (socket, router) in [
+        (grpc, ingest::grpc::router(Arc::clone(&store))),
+        (http, ingest::http::router(Arc::clone(&store))),
+        (ui, ui_router),
+    ] {
+        servers.spawn(serve(socket, router, receiver.clone()));
+    }
+    Ok(JaegerHandle { addrs: [grpc_addr, http_addr, ui_addr], store, shutdown, servers })
 }
 
 /// Handle to a running Jaeger. Dropping it aborts requests in flight;
@@ -198,9 +176,9 @@ impl JaegerHandle {
         self.addrs[2]
     }
 
-    /// Returns the store, which has the counters.
-    pub fn store(&self) -> &Store {
-        &self.store
+    /// Returns the contents of the store and its counters.
+    pub fn stats(&self) -> Stats {
+        self.store.stats()
     }
 
     /// Closes the listeners and waits up to two seconds for requests in flight.
@@ -214,42 +192,22 @@ impl JaegerHandle {
     }
 }
 
-/// A socket and the address to which it is bound.
-struct BoundListener {
-    socket: TcpListener,
+async fn bind(
+    listener: &'static str,
     addr: SocketAddr,
+) -> Result<(TcpListener, SocketAddr), StartError> {
+    let start_error = |source| StartError { listener, addr, source };
+    let socket = TcpListener::bind(addr).await.map_err(start_error)?;
+    let addr = socket.local_addr().map_err(start_error)?;
+    Ok((socket, addr))
 }
 
-impl BoundListener {
-    async fn bind(listener: Listener, addr: SocketAddr) -> Result<Self, StartError> {
-        let start_error = |source| StartError { listener, addr, source };
-        let socket = TcpListener::bind(addr).await.map_err(start_error)?;
-        let addr = socket.local_addr().map_err(start_error)?;
-        Ok(Self { socket, addr })
-    }
-}
-
-async fn serve_grpc(socket: TcpListener, store: Arc<Store>, shutdown: impl Future<Output = ()>) {
-    let incoming = TcpIncoming::from(socket).with_nodelay(Some(true));
-    let service = ingest::grpc::TraceService(store);
-    let server = Server::builder().add_service(service);
-    // Connection errors are caused by the peer and need no handling.
-    let _ = server.serve_with_incoming_shutdown(incoming, shutdown).await;
-}
-
-async fn serve_http(
-    socket: TcpListener,
-    router: axum::Router,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) {
+/// Serves until the sender of `shutdown` is dropped.
+async fn serve(socket: TcpListener, router: Router, mut shutdown: watch::Receiver<()>) {
     let socket = socket.tap_io(|connection| {
         // Nagle's algorithm would delay a small response until the client acknowledges the last one.
         let _ = connection.set_nodelay(true);
     });
-    let _ = axum::serve(socket, router).with_graceful_shutdown(shutdown).await;
-}
-
-/// Completes when the sender is dropped.
-async fn closed(mut receiver: watch::Receiver<()>) {
-    let _ = receiver.wait_for(|()| false).await;
+    let closed = async move { drop(shutdown.wait_for(|()| false).await) };
+    let _ = axum::serve(socket, router).with_graceful_shutdown(closed).await;
 }

@@ -4,29 +4,22 @@
 //! "refused".
 
 use std::fmt::Write as _;
+use std::sync::Arc;
+
+use axum::extract::State;
 
 use crate::store::Store;
 
 /// Returns the body of `GET /metrics`.
-pub(crate) fn render(store: &Store) -> String {
+pub(crate) async fn render(State(store): State<Arc<Store>>) -> String {
     let (stats, limits) = (store.stats(), store.limits());
-    let mut text = String::new();
-    let mut metric = |name: &str, kind: &str, help: &str, samples: &[(&str, u64)]| {
-        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-        for (labels, value) in samples {
-            let _ = writeln!(text, "{name}{labels} {value}");
-        }
-    };
-    let rejected_spans = [
-        ("{reason=\"invalid_id\"}", stats.rejected_invalid_id),
-        ("{reason=\"span_too_large\"}", stats.rejected_span_too_large),
-        ("{reason=\"trace_full\"}", stats.rejected_trace_full),
-    ];
-    metric(
-        "otel_receiver_refused_spans_total",
-        "counter",
-        "Spans rejected and reported to the exporter as a partial success.",
-        &rejected_spans,
+    let mut text = format!(
+        "# HELP otel_receiver_refused_spans_total Spans rejected and reported to the exporter as a partial success.\n\
+         # TYPE otel_receiver_refused_spans_total counter\n\
+         otel_receiver_refused_spans_total{{reason=\"invalid_id\"}} {}\n\
+         otel_receiver_refused_spans_total{{reason=\"span_too_large\"}} {}\n\
+         otel_receiver_refused_spans_total{{reason=\"trace_full\"}} {}\n",
+        stats.rejected_invalid_id, stats.rejected_span_too_large, stats.rejected_trace_full,
     );
     for (name, help, value) in [
         ("otel_receiver_accepted_spans_total", "Spans accepted.", stats.accepted_spans),
@@ -37,17 +30,14 @@ pub(crate) fn render(store: &Store) -> String {
         ),
         ("otel_store_evicted_traces_total", "Traces evicted.", stats.evicted_traces),
         ("otel_store_evicted_spans_total", "Spans evicted.", stats.evicted_spans),
+        ("otel_store_traces", "Traces in the store.", stats.traces as u64),
+        ("otel_store_spans", "Spans in the store.", stats.spans as u64),
+        ("otel_store_bytes", "Estimated memory of the store.", stats.bytes as u64),
+        ("otel_store_max_traces", "Maximum number of traces.", limits.max_traces as u64),
+        ("otel_store_max_bytes", "Maximum estimated memory of the store.", limits.max_bytes as u64),
     ] {
-        metric(name, "counter", help, &[("", value)]);
-    }
-    for (name, help, value) in [
-        ("otel_store_traces", "Traces in the store.", stats.traces),
-        ("otel_store_spans", "Spans in the store.", stats.spans),
-        ("otel_store_bytes", "Estimated memory of the store.", stats.bytes),
-        ("otel_store_max_traces", "Maximum number of traces.", limits.max_traces),
-        ("otel_store_max_bytes", "Maximum estimated memory of the store.", limits.max_bytes),
-    ] {
-        metric(name, "gauge", help, &[("", value as u64)]);
+        let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
     }
     text
 }

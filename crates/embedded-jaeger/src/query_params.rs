@@ -4,111 +4,108 @@
 //! first value of a repeated parameter is used, and unknown parameters are ignored.
 
 use std::collections::BTreeMap;
-use std::num::ParseIntError;
+use std::fmt::Display;
+use std::num::NonZeroU32;
 use std::time::UNIX_EPOCH;
 
-use axum::BoxError;
 use serde::Deserialize;
 use serde_json::Value as Json;
 
 use crate::ids::TraceId;
+use crate::json::QueryError;
 use crate::search::TraceQuery;
 
-const DEFAULT_LIMIT: usize = 100;
 const HOUR_NS: u64 = 3_600_000_000_000;
 const DAY_NS: u64 = 24 * HOUR_NS;
 const DEFAULT_LOOKBACK_NS: u64 = 2 * DAY_NS;
 
-/// Error of a request with missing or invalid parameters.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ParamError {
-    #[error("parameter '{0}' is required")]
-    Missing(&'static str),
-    #[error("unable to parse param '{name}': {source}: {text:?}")]
-    Invalid { name: &'static str, source: BoxError, text: String },
-    #[error("'maxDuration' should be greater than 'minDuration'")]
-    EmptyDurationRange,
+fn invalid(name: &str, text: &str, reason: impl Display) -> QueryError {
+    let text: String = text.chars().take(100).collect();
+    QueryError::bad_request(format!("unable to parse param '{name}': {reason}: {text:?}"))
 }
 
-fn invalid(name: &'static str, text: &str, source: impl Into<BoxError>) -> ParamError {
-    ParamError::Invalid { name, source: source.into(), text: text.chars().take(100).collect() }
-}
-
-/// Parameters of all endpoints. `lookback` is in milliseconds beside `end_ts`, and a duration
-/// beside `end`. The other times are microseconds since the Unix epoch.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(crate) struct QueryParams {
-    pub(crate) service: Param,
-    pub(crate) span_kind: Param,
-    operation: Param,
-    #[serde(rename = "traceID")]
-    pub(crate) trace_id: Param,
-    tag: Param,
-    tags: Param,
-    start: Param,
-    end: Param,
-    end_ts: Param,
-    lookback: Param,
-    min_duration: Param,
-    max_duration: Param,
-    limit: Param,
-    pub(crate) pretty_print: Param,
-}
+/// Parameters of a request, in its order.
+#[derive(Debug, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct QueryParams(Vec<(String, String)>);
 
 impl QueryParams {
-    pub(crate) fn required_service(&self) -> Result<String, ParamError> {
-        self.service.first().map(str::to_owned).ok_or(ParamError::Missing("service"))
+    /// Returns the values of a parameter.
+    pub(crate) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+        let values = self.0.iter().filter(move |(key, value)| key == name && !value.is_empty());
+        values.map(|(_, value)| value.as_str())
     }
 
-    /// Returns the search that the parameters describe.
-    pub(crate) fn trace_query(&self) -> Result<TraceQuery, ParamError> {
-        let micros = |text: &str| parse_time(text, 1_000);
-        let duration = |text: &str| parse_duration(text).ok_or("no duration like 1.5ms");
-        let lookback = |text: &str| match text {
+    pub(crate) fn first(&self, name: &str) -> Option<&str> {
+        self.all(name).next()
+    }
+
+    pub(crate) fn service(&self) -> Result<String, QueryError> {
+        let service = self.first("service").map(str::to_owned);
+        service.ok_or_else(|| QueryError::bad_request("parameter 'service' is required"))
+    }
+
+    fn parse<T, E: Display>(
+        &self,
+        name: &str,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Result<Option<T>, QueryError> {
+        let parse = |text| parse(text).map_err(|error| invalid(name, text, error));
+        self.first(name).map(parse).transpose()
+    }
+
+    /// Parses a whole number of units. A negative number counts as 0.
+    fn parse_time(&self, name: &str, unit_ns: u64) -> Result<Option<u64>, QueryError> {
+        let time = self.parse(name, str::parse::<i64>)?;
+        Ok(time.map(|time| u64::try_from(time).unwrap_or(0).saturating_mul(unit_ns)))
+    }
+
+    /// Returns the search that the parameters describe. Its times are microseconds since the Unix
+    /// epoch.
+    pub(crate) fn trace_query(&self) -> Result<TraceQuery, QueryError> {
+        let end_ns = self.parse_time("end", 1_000)?.unwrap_or_else(now_ns);
+        let lookback_ns = match self.first("lookback") {
             // The UI sends this word beside `start`.
-            "custom" => Ok(DEFAULT_LOOKBACK_NS),
-            _ => parse_duration(text).ok_or("no duration like 1h"),
+            Some("custom") => None,
+            _ => self.parse("lookback", parse_duration)?,
         };
-        let end_ns = self.end.parse("end", micros)?.unwrap_or_else(now_ns);
+        let earliest_ns = end_ns.saturating_sub(lookback_ns.unwrap_or(DEFAULT_LOOKBACK_NS));
         let query = TraceQuery {
-            service: self.required_service()?,
-            operation: self.operation.first().map(str::to_owned),
-            tags: self.all_tags()?,
-            start_ns: match self.start.parse("start", micros)? {
-                Some(start) => start,
-                None => end_ns.saturating_sub(
-                    self.lookback.parse("lookback", lookback)?.unwrap_or(DEFAULT_LOOKBACK_NS),
-                ),
-            },
+            service: self.service()?,
+            operation: self.first("operation").map(str::to_owned),
+            tags: self.tags()?,
+            start_ns: self.parse_time("start", 1_000)?.unwrap_or(earliest_ns),
             end_ns,
-            min_duration_ns: self.min_duration.parse("minDuration", duration)?,
-            max_duration_ns: self.max_duration.parse("maxDuration", duration)?,
-            limit: self.limit.parse("limit", parse_limit)?.unwrap_or(DEFAULT_LIMIT),
+            min_duration_ns: self.parse("minDuration", parse_duration)?,
+            max_duration_ns: self.parse("maxDuration", parse_duration)?,
+            limit: self.parse("limit", str::parse::<NonZeroU32>)?.map_or(100, NonZeroU32::get),
         };
         match (query.min_duration_ns, query.max_duration_ns) {
-            (Some(min), Some(max)) if max < min => Err(ParamError::EmptyDurationRange),
+            (Some(min), Some(max)) if max < min => {
+                let message = "'maxDuration' should be greater than 'minDuration'";
+                Err(QueryError::bad_request(message))
+            }
             _ => Ok(query),
         }
     }
 
-    /// Returns the window of `/api/dependencies` in nanoseconds since the Unix epoch.
-    pub(crate) fn window_ns(&self) -> Result<(u64, u64), ParamError> {
-        let millis = |text: &str| parse_time(text, 1_000_000);
-        let end = self.end_ts.parse("endTs", millis)?.unwrap_or_else(now_ns);
-        let lookback = self.lookback.parse("lookback", millis)?.unwrap_or(DAY_NS);
+    /// Returns the window of `/api/dependencies` in nanoseconds since the Unix epoch. Its parameters
+    /// are milliseconds.
+    pub(crate) fn window_ns(&self) -> Result<(u64, u64), QueryError> {
+        let end = self.parse_time("endTs", 1_000_000)?.unwrap_or_else(now_ns);
+        let lookback = self.parse_time("lookback", 1_000_000)?.unwrap_or(DAY_NS);
         Ok((end.saturating_sub(lookback), end))
     }
 
     /// Parses `tag=key:value` and `tags={"key":"value"}`.
-    fn all_tags(&self) -> Result<Vec<(String, String)>, ParamError> {
+    fn tags(&self) -> Result<Vec<(String, String)>, QueryError> {
         let mut tags = Vec::new();
-        for text in self.tag.all() {
+        for text in self.all("tag") {
             let pair = text.split_once(':');
             let (key, value) = pair.ok_or_else(|| invalid("tag", text, "expecting key:value"))?;
             tags.push((key.to_owned(), value.to_owned()));
         }
-        for text in self.tags.all() {
+        for text in self.all("tags") {
             let object: BTreeMap<String, Json> =
                 serde_json::from_str(text).map_err(|error| invalid("tags", text, error))?;
             for (key, value) in object {
@@ -123,49 +120,14 @@ impl QueryParams {
     }
 }
 
-/// Values of one parameter.
-#[derive(Debug, Default, Deserialize)]
-#[serde(transparent)]
-pub(crate) struct Param(Vec<String>);
-
-impl Param {
-    pub(crate) fn all(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(String::as_str).filter(|value| !value.is_empty())
-    }
-
-    pub(crate) fn first(&self) -> Option<&str> {
-        self.all().next()
-    }
-
-    fn parse<T, E: Into<BoxError>>(
-        &self,
-        name: &'static str,
-        parse: impl Fn(&str) -> Result<T, E>,
-    ) -> Result<Option<T>, ParamError> {
-        let parse = |text| parse(text).map_err(|error| invalid(name, text, error));
-        self.first().map(parse).transpose()
-    }
-}
-
-pub(crate) fn parse_trace_id(text: &str) -> Result<TraceId, ParamError> {
+pub(crate) fn parse_trace_id(text: &str) -> Result<TraceId, QueryError> {
     TraceId::from_hex(text).ok_or_else(|| invalid("traceID", text, "expecting up to 32 hex digits"))
 }
 
-fn parse_limit(text: &str) -> Result<usize, BoxError> {
-    match text.parse::<u32>()? {
-        0 => Err("must be 1 or more".into()),
-        limit => Ok(limit as usize),
-    }
-}
-
-/// Parses a whole number of units. A negative number counts as 0.
-fn parse_time(text: &str, unit_ns: u64) -> Result<u64, ParseIntError> {
-    Ok(u64::try_from(text.parse::<i64>()?).unwrap_or(0).saturating_mul(unit_ns))
-}
-
 /// Parses a duration like `1.2s`, `100ms` or `1h30m` as Go does, and days, which the UI offers.
-fn parse_duration(text: &str) -> Option<u64> {
+fn parse_duration(text: &str) -> Result<u64, &'static str> {
     let is_number = |c: char| c.is_ascii_digit() || c == '.';
+    let error = "expecting a duration like 1h or 1.5ms";
     let (mut rest, mut total_ns) = (text, 0.0);
     while !rest.is_empty() {
         let (number, after) = rest.split_at(rest.find(|c| !is_number(c)).unwrap_or(rest.len()));
@@ -179,12 +141,13 @@ fn parse_duration(text: &str) -> Option<u64> {
             "h" => HOUR_NS as f64,
             "d" => DAY_NS as f64,
             "" if text == "0" => 1.0,
-            _ => return None,
+            _ => return Err(error),
         };
-        total_ns += number.parse::<f64>().ok()? * unit_ns;
+        total_ns += number.parse::<f64>().map_err(|_| error)? * unit_ns;
         rest = after;
     }
-    (!text.is_empty() && total_ns < u64::MAX as f64).then_some(total_ns.round() as u64)
+    let is_valid = !text.is_empty() && total_ns < u64::MAX as f64;
+    if is_valid { Ok(total_ns.round() as u64) } else { Err(error) }
 }
 
 fn now_ns() -> u64 {
@@ -193,10 +156,13 @@ fn now_ns() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use axum::extract::Query;
+
     use super::*;
 
     fn params(query: &str) -> QueryParams {
-        serde_html_form::from_str(query).unwrap()
+        let uri = format!("/?{query}").parse().unwrap();
+        Query::try_from_uri(&uri).unwrap().0
     }
 
     #[test]
@@ -211,7 +177,7 @@ mod tests {
             ("1h30m", 5_400_000_000_000),
             ("2d", 2 * DAY_NS),
         ] {
-            assert_eq!(parse_duration(text), Some(ns), "{text}");
+            assert_eq!(parse_duration(text), Ok(ns), "{text}");
         }
         for text in [
             "",
@@ -228,7 +194,7 @@ mod tests {
             "99999999999h",
             "+1s",
         ] {
-            assert_eq!(parse_duration(text), None, "{text:?}");
+            assert!(parse_duration(text).is_err(), "{text:?}");
         }
     }
 
@@ -269,11 +235,11 @@ mod tests {
             ("service=a&tags=%5B%5D", "tags"),
             ("service=a&tags=%7B%22a%22%3A%7B%7D%7D", "tags"),
         ] {
-            let message = params(query).trace_query().unwrap_err().to_string();
+            let message = params(query).trace_query().unwrap_err().message;
             assert!(message.contains(&format!("'{name}'")), "{query}: {message}");
         }
         assert!(
-            params("traceID=1&traceID=zz").trace_id.all().any(|id| parse_trace_id(id).is_err())
+            params("traceID=1&traceID=zz").all("traceID").any(|id| parse_trace_id(id).is_err())
         );
         assert!(params("lookback=1h").window_ns().is_err());
     }

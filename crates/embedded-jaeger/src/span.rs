@@ -8,7 +8,7 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use prost::Message;
 
-use crate::ids::{SpanId, TraceId};
+use crate::ids::SpanId;
 
 /// Resource and instrumentation scope of a span, encoded as received.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -71,10 +71,4 @@ pub(crate) fn kind_name(kind: SpanKind) -> &'static str {
         SpanKind::Producer => "producer",
         SpanKind::Consumer => "consumer",
     }
-}
-
-/// A span that the store has not yet accepted. It shares its name and source with no other span.
-pub(crate) struct IncomingSpan {
-    pub(crate) trace: TraceId,
-    pub(crate) record: SpanRecord,
 }

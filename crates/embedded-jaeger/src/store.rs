@@ -1,6 +1,6 @@
 //! The bounded store: traces in order of arrival, of which the oldest is evicted first.
 
-use std::collections::hash_map::{Entry, Values};
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::hash::Hash;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::ids::TraceId;
-use crate::span::{IncomingSpan, SpanRecord, SpanSource};
+use crate::span::{SpanRecord, SpanSource};
 
 /// Limits of the store. Over them, it evicts the oldest traces or rejects the span or request.
 #[derive(Clone, Debug)]
@@ -22,7 +22,8 @@ pub struct Limits {
     /// Maximum memory in bytes, as the store estimates it: contents, records and allocator
     /// overhead. Half of it is the maximum for one trace. Default: 96 MiB.
     pub max_bytes: usize,
-    /// Maximum size of one encoded span in bytes; a larger one is rejected. Default: 1 MiB.
+    /// Maximum size of one encoded span with its resource and scope in bytes; a larger one is
+    /// rejected. Default: 1 MiB.
     pub max_span_bytes: usize,
     /// Maximum size of an export request in bytes after decompression; a larger one is rejected.
     /// Default: 16 MiB.
@@ -41,7 +42,7 @@ impl Default for Limits {
     }
 }
 
-/// Current contents of a [`Store`], and counters since its start.
+/// Current contents of the store, and counters since its start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
@@ -76,10 +77,6 @@ pub(crate) struct Trace {
 }
 
 impl Trace {
-    fn new(id: TraceId) -> Self {
-        Self { id, spans: Vec::new(), bytes: 0 }
-    }
-
     /// Start of the earliest span, in nanoseconds since the Unix epoch.
     pub(crate) fn start_ns(&self) -> u64 {
         self.spans.iter().map(|span| span.start_ns).min().unwrap_or(0)
@@ -124,7 +121,7 @@ fn source_bytes(source: &SpanSource) -> usize {
 }
 
 /// In-memory store of traces.
-pub struct Store {
+pub(crate) struct Store {
     limits: Limits,
     // A panic under the lock makes a counter wrong at worst. It leaves the traces valid.
     inner: Mutex<Inner>,
@@ -151,25 +148,24 @@ impl Store {
         Self { limits, inner: Mutex::default() }
     }
 
-    /// Returns the limits.
-    pub fn limits(&self) -> &Limits {
+    pub(crate) fn limits(&self) -> &Limits {
         &self.limits
     }
 
     /// Returns a copy of the counters.
-    pub fn stats(&self) -> Stats {
+    pub(crate) fn stats(&self) -> Stats {
         self.inner.lock().stats.clone()
     }
 
     /// Adds spans. Returns the number of spans that were rejected because their trace is full.
-    pub(crate) fn add(&self, spans: Vec<IncomingSpan>) -> usize {
+    pub(crate) fn add(&self, spans: Vec<(TraceId, SpanRecord)>) -> u64 {
         let mut inner = self.inner.lock();
         let before = inner.stats.rejected_trace_full;
-        for span in spans {
-            inner.add(span, &self.limits);
+        for (id, record) in spans {
+            inner.add(id, record, &self.limits);
             inner.evict(&self.limits);
         }
-        (inner.stats.rejected_trace_full - before) as usize
+        inner.stats.rejected_trace_full - before
     }
 
     /// Updates the counters.
@@ -181,49 +177,44 @@ impl Store {
         self.inner.lock().traces.get(&id).cloned()
     }
 
-    /// Calls `read` with all traces in unspecified order. The store is locked meanwhile.
-    pub(crate) fn read<T>(&self, read: impl FnOnce(Values<'_, TraceId, Arc<Trace>>) -> T) -> T {
-        read(self.inner.lock().traces.values())
+    /// Returns the traces that `is_wanted` selects, in unspecified order. The store is locked
+    /// meanwhile.
+    pub(crate) fn traces(&self, is_wanted: impl Fn(&Trace) -> bool) -> Vec<Arc<Trace>> {
+        let inner = self.inner.lock();
+        inner.traces.values().filter(|trace| is_wanted(trace)).cloned().collect()
     }
 
     /// Returns the sorted names of all services that have a span in the store.
-    pub(crate) fn services(&self) -> BTreeSet<String> {
-        self.inner.lock().sources.keys().map(|source| source.service.clone()).collect()
+    pub(crate) fn services(&self) -> Vec<String> {
+        let inner = self.inner.lock();
+        let services: BTreeSet<&String> =
+            inner.sources.keys().map(|source| &source.service).collect();
+        services.into_iter().cloned().collect()
     }
 }
 
 impl Inner {
-    fn add(&mut self, IncomingSpan { trace: id, record }: IncomingSpan, limits: &Limits) {
+    fn add(&mut self, id: TraceId, mut record: SpanRecord, limits: &Limits) {
         if self.traces.get(&id).is_some_and(|trace| trace.is_full(&record, limits)) {
             self.stats.rejected_trace_full += 1;
             return;
         }
-        let record = self.intern(record);
-        if !self.traces.contains_key(&id) {
+        if intern(&mut self.names, &mut record.name) {
+            self.stats.bytes += name_bytes(&record.name);
+        }
+        if intern(&mut self.sources, &mut record.source) {
+            self.stats.bytes += source_bytes(&record.source);
+        }
+        let trace = self.traces.entry(id).or_insert_with(|| {
             self.arrival_order.push_back(id);
             self.stats.traces += 1;
             self.stats.bytes += TRACE_OVERHEAD;
-        }
-        let trace = self.traces.entry(id).or_insert_with(|| Arc::new(Trace::new(id)));
+            Arc::new(Trace { id, spans: Vec::new(), bytes: 0 })
+        });
         // Copies the trace only if a response that contains it is being written.
         self.stats.bytes += Arc::make_mut(trace).push(record);
         self.stats.spans += 1;
         self.stats.accepted_spans += 1;
-    }
-
-    /// Replaces the name and the source of the record by shared copies.
-    fn intern(&mut self, mut record: SpanRecord) -> SpanRecord {
-        let (name, is_new_name) = intern(&mut self.names, record.name);
-        let (source, is_new_source) = intern(&mut self.sources, record.source);
-        if is_new_name {
-            self.stats.bytes += name_bytes(&name);
-        }
-        if is_new_source {
-            self.stats.bytes += source_bytes(&source);
-        }
-        record.name = name;
-        record.source = source;
-        record
     }
 
     /// Removes the oldest traces until the store is within its limits.
@@ -248,33 +239,22 @@ impl Inner {
     }
 }
 
-/// Returns the shared copy of `value` and `true` if it is new. Adds one to its uses.
-fn intern<T: ?Sized + Eq + Hash>(
-    uses: &mut HashMap<Arc<T>, usize>,
-    value: Arc<T>,
-) -> (Arc<T>, bool) {
-    match uses.entry(value) {
-        Entry::Occupied(mut entry) => {
-            *entry.get_mut() += 1;
-            (Arc::clone(entry.key()), false)
-        }
-        Entry::Vacant(entry) => {
-            let shared = Arc::clone(entry.key());
-            entry.insert(1);
-            (shared, true)
-        }
-    }
+/// Replaces `value` by its shared copy and adds one to the uses. Returns `true` if it is the first use.
+fn intern<T: ?Sized + Eq + Hash>(uses: &mut HashMap<Arc<T>, usize>, value: &mut Arc<T>) -> bool {
+    let entry = uses.entry(Arc::clone(value));
+    *value = Arc::clone(entry.key());
+    let count = entry.or_insert(0);
+    *count += 1;
+    *count == 1
 }
 
 /// Subtracts one from the uses of `value`. Returns `true` if it was the last use.
 fn release<T: ?Sized + Eq + Hash>(uses: &mut HashMap<Arc<T>, usize>, value: &Arc<T>) -> bool {
-    let Some(count) = uses.get_mut(value) else {
-        return false;
-    };
-    *count -= 1;
-    let was_last = *count == 0;
+    let Entry::Occupied(mut entry) = uses.entry(Arc::clone(value)) else { return false };
+    *entry.get_mut() -= 1;
+    let was_last = *entry.get() == 0;
     if was_last {
-        uses.remove(value);
+        entry.remove();
     }
     was_last
 }

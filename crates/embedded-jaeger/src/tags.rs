@@ -1,8 +1,6 @@
 //! Conversion of OTLP attributes and fields to Jaeger's tags, as OpenTelemetry specifies it:
 //! <https://opentelemetry.io/docs/specs/otel/trace/sdk_exporters/jaeger/>
 
-use std::borrow::Cow;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use opentelemetry_proto::tonic::common::v1::{
@@ -16,67 +14,53 @@ use serde_json::Value as Json;
 use crate::span::{SpanRecord, kind_name};
 
 /// A key and a typed value in the format of Jaeger's query API.
-#[derive(Debug, Serialize)]
-pub(crate) struct Tag<'a> {
-    key: &'a str,
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Tag {
+    key: String,
     #[serde(rename = "type")]
     kind: &'static str,
-    value: TagValue<'a>,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(untagged)]
-enum TagValue<'a> {
-    Text(Cow<'a, str>),
-    Bool(bool),
-    Int(i64),
-    Float(f64),
-}
-
-impl<'a> Tag<'a> {
-    fn text(key: &'a str, value: impl Into<Cow<'a, str>>) -> Self {
-        Self { key, kind: "string", value: TagValue::Text(value.into()) }
-    }
-
-    fn bool(key: &'a str, value: bool) -> Self {
-        Self { key, kind: "bool", value: TagValue::Bool(value) }
-    }
-
-    fn from_attribute(attribute: &'a KeyValue) -> Self {
-        let (kind, value) = typed_value(attribute.value.as_ref());
-        Self { key: &attribute.key, kind, value }
-    }
-
-    /// Returns `true` if the tag has this key, and this value when it is written as text.
-    pub(crate) fn matches(&self, key: &str, value: &str) -> bool {
-        self.key == key
-            && match &self.value {
-                TagValue::Text(text) => text == value,
-                TagValue::Bool(flag) => value == if *flag { "true" } else { "false" },
-                TagValue::Int(number) => number.to_string() == value,
-                TagValue::Float(number) => number.to_string() == value,
-            }
-    }
+    value: Json,
 }
 
 /// Integers that browsers represent exactly, because they parse JSON numbers as doubles.
 const SAFE_INTEGERS: std::ops::RangeInclusive<i64> = -(1 << 53) + 1..=(1 << 53) - 1;
 
-fn typed_value(value: Option<&AnyValue>) -> (&'static str, TagValue<'_>) {
-    use TagValue::{Bool, Float, Int, Text};
-    match value.and_then(|value| value.value.as_ref()) {
-        Some(Value::StringValue(text)) => ("string", Text(text.into())),
-        Some(Value::BoolValue(flag)) => ("bool", Bool(*flag)),
-        Some(Value::IntValue(number)) if SAFE_INTEGERS.contains(number) => ("int64", Int(*number)),
-        Some(Value::IntValue(number)) => ("int64", Text(number.to_string().into())),
-        Some(Value::DoubleValue(number)) if number.is_finite() => ("float64", Float(*number)),
-        Some(Value::DoubleValue(number)) => ("float64", Text(number.to_string().into())),
-        Some(Value::BytesValue(bytes)) => ("binary", Text(BASE64.encode(bytes).into())),
-        Some(nested @ (Value::ArrayValue(_) | Value::KvlistValue(_))) => {
-            ("string", Text(to_json(nested).to_string().into()))
-        }
-        // Only profiles have the table to which the second variant refers.
-        None | Some(Value::StringValueStrindex(_)) => ("string", Text("".into())),
+impl Tag {
+    fn text(key: &str, value: String) -> Self {
+        Self { key: key.to_owned(), kind: "string", value: value.into() }
+    }
+
+    fn from_attribute(attribute: KeyValue) -> Self {
+        let (kind, value) = match attribute.value.and_then(|value| value.value) {
+            Some(Value::StringValue(text)) => ("string", text.into()),
+            Some(Value::BoolValue(flag)) => ("bool", flag.into()),
+            Some(Value::IntValue(number)) if SAFE_INTEGERS.contains(&number) => {
+                ("int64", number.into())
+            }
+            Some(Value::IntValue(number)) => ("int64", number.to_string().into()),
+            Some(Value::DoubleValue(number)) if number.is_finite() => ("float64", number.into()),
+            Some(Value::DoubleValue(number)) => ("float64", number.to_string().into()),
+            Some(Value::BytesValue(bytes)) => ("binary", BASE64.encode(bytes).into()),
+            Some(nested @ (Value::ArrayValue(_) | Value::KvlistValue(_))) => {
+                ("string", to_json(&nested).to_string().into())
+            }
+            // Only profiles have the table to which the second variant refers.
+            None | Some(Value::StringValueStrindex(_)) => ("string", "".into()),
+        };
+        Self { key: attribute.key, kind, value }
+    }
+
+    /// Returns `true` if the tag has this key, and this value when it is written as text.
+    pub(crate) fn matches(&self, key: &str, value: &str) -> bool {
+        let text = || match &self.value {
+            Json::String(text) => text.clone(),
+            // serde_json writes 1.0 and the UI shows 1.
+            Json::Number(number) if number.is_f64() => {
+                number.as_f64().unwrap_or_default().to_string()
+            }
+            other => other.to_string(),
+        };
+        self.key == key && text() == value
     }
 }
 
@@ -102,48 +86,46 @@ fn to_json(value: &Value) -> Json {
 
 /// Returns the tags of a span: its scope, the OTLP fields without a place in Jaeger's model, and
 /// its attributes. `span` holds the fields that `record` does not.
-pub(crate) fn span_tags<'a>(
-    record: &SpanRecord,
-    span: &'a Span,
-    scope: &'a InstrumentationScope,
-) -> Vec<Tag<'a>> {
+pub(crate) fn span_tags(record: &SpanRecord, span: Span, scope: &InstrumentationScope) -> Vec<Tag> {
+    let status = span.status.unwrap_or_default();
+    let status_code = match status.code() {
+        StatusCode::Ok => "OK",
+        StatusCode::Error => "ERROR",
+        StatusCode::Unset => "",
+    };
     let mut tags = Vec::with_capacity(span.attributes.len() + 6);
-    let mut push_text = |key, value: &'a str| {
+    for (key, value) in [
+        ("otel.scope.name", scope.name.clone()),
+        ("otel.scope.version", scope.version.clone()),
+        ("span.kind", kind_name(record.kind).to_owned()),
+        ("w3c.tracestate", span.trace_state),
+        ("otel.status_code", status_code.to_owned()),
+        ("otel.status_description", status.message),
+    ] {
         if !value.is_empty() {
             tags.push(Tag::text(key, value));
         }
-    };
-    push_text("otel.scope.name", &scope.name);
-    push_text("otel.scope.version", &scope.version);
-    push_text("span.kind", kind_name(record.kind));
-    push_text("w3c.tracestate", &span.trace_state);
-    if let Some(status) = &span.status {
-        match status.code() {
-            StatusCode::Ok => push_text("otel.status_code", "OK"),
-            StatusCode::Error => push_text("otel.status_code", "ERROR"),
-            StatusCode::Unset => {}
-        }
-        push_text("otel.status_description", &status.message);
     }
     if record.failed {
-        tags.push(Tag::bool("error", true));
+        tags.push(Tag { key: "error".to_owned(), kind: "bool", value: true.into() });
     }
-    tags.extend(scope.attributes.iter().map(Tag::from_attribute));
+    tags.extend(scope.attributes.iter().cloned().map(Tag::from_attribute));
     // The status takes precedence over an attribute of the same name.
-    let is_kept = |attribute: &&KeyValue| !(record.failed && attribute.key == "error");
-    tags.extend(span.attributes.iter().filter(is_kept).map(Tag::from_attribute));
+    let is_kept = |attribute: &KeyValue| !(record.failed && attribute.key == "error");
+    tags.extend(span.attributes.into_iter().filter(is_kept).map(Tag::from_attribute));
     tags
 }
 
 /// Returns the fields of an event's log: its name as `event`, then its attributes.
-pub(crate) fn event_fields(event: &Event) -> Vec<Tag<'_>> {
-    let name = (!event.name.is_empty()).then(|| Tag::text("event", &*event.name));
-    name.into_iter().chain(event.attributes.iter().map(Tag::from_attribute)).collect()
+pub(crate) fn event_fields(event: Event) -> Vec<Tag> {
+    let name = (!event.name.is_empty()).then(|| Tag::text("event", event.name));
+    name.into_iter().chain(event.attributes.into_iter().map(Tag::from_attribute)).collect()
 }
 
 /// Returns the tags of a process: its resource attributes without `service.name`.
-pub(crate) fn process_tags(resource: &Resource) -> Vec<Tag<'_>> {
-    let others = resource.attributes.iter().filter(|attribute| attribute.key != "service.name");
+pub(crate) fn process_tags(resource: Resource) -> Vec<Tag> {
+    let others =
+        resource.attributes.into_iter().filter(|attribute| attribute.key != "service.name");
     others.map(Tag::from_attribute).collect()
 }
 
@@ -173,7 +155,7 @@ mod tests {
             (Some(Value::ArrayValue(array)), r#""string","value":"[{\"a\":1}]"}"#),
             (None, r#""string","value":""}"#),
         ] {
-            let json = serde_json::to_string(&Tag::from_attribute(&attribute("k", value))).unwrap();
+            let json = serde_json::to_string(&Tag::from_attribute(attribute("k", value))).unwrap();
             assert_eq!(json, format!(r#"{{"key":"k","type":{expected}"#));
         }
     }

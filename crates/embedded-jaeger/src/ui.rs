@@ -28,14 +28,11 @@ pub const LICENSES: &str = concat!(
     include_str!(concat!(env!("OUT_DIR"), "/jaeger-ui-license.txt")),
 );
 
-/// An embedded file. `build.rs` writes the table of these.
-struct Asset {
-    path: &'static str,
-    /// Contents, compressed with gzip.
-    gzip: &'static [u8],
-}
+/// Page of the UI, with placeholders for its configuration.
+const INDEX_HTML: &str = include_str!(concat!(env!("OUT_DIR"), "/index.html"));
 
-static ASSETS: &[Asset] = include!(concat!(env!("OUT_DIR"), "/assets.rs"));
+/// Paths of the files that the page loads, and their contents, compressed with gzip.
+static ASSETS: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/assets.rs"));
 
 pub(crate) fn router() -> Router {
     Router::new()
@@ -52,8 +49,7 @@ async fn index(State(html): State<Bytes>) -> Response {
 }
 
 async fn asset(uri: Uri, headers: HeaderMap) -> Response {
-    let path = uri.path().trim_start_matches('/');
-    let Some(asset) = ASSETS.iter().find(|asset| asset.path == path) else {
+    let Some((path, gzip)) = ASSETS.iter().find(|(path, _)| *path == uri.path()) else {
         return (StatusCode::NOT_FOUND, "no such file\n").into_response();
     };
     let asset_headers = [
@@ -64,16 +60,18 @@ async fn asset(uri: Uri, headers: HeaderMap) -> Response {
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];
     if accepts_gzip(&headers) {
-        return (asset_headers, [(CONTENT_ENCODING, "gzip")], asset.gzip).into_response();
+        return (asset_headers, [(CONTENT_ENCODING, "gzip")], *gzip).into_response();
     }
-    (asset_headers, gunzip(asset.gzip)).into_response()
+    let mut plain = Vec::new();
+    // Decompression cannot fail because build.rs has compressed the data.
+    let _ = GzDecoder::new(*gzip).read_to_end(&mut plain);
+    (asset_headers, plain).into_response()
 }
 
 fn media_type(path: &str) -> &'static str {
     match path.rsplit_once('.').map(|(_, extension)| extension) {
         Some("js") => "text/javascript; charset=utf-8",
         Some("css") => "text/css; charset=utf-8",
-        Some("html") => "text/html; charset=utf-8",
         Some("svg") => "image/svg+xml",
         Some("png") => "image/png",
         Some("ico") => "image/x-icon",
@@ -92,18 +90,9 @@ fn accepts_gzip(headers: &HeaderMap) -> bool {
     })
 }
 
-fn gunzip(compressed: &[u8]) -> Vec<u8> {
-    let mut plain = Vec::new();
-    // Decompression cannot fail because build.rs has compressed the data.
-    let _ = GzDecoder::new(compressed).read_to_end(&mut plain);
-    plain
-}
-
 /// Returns the page with its configuration, which replaces the same placeholders as in Jaeger.
 fn index_html() -> String {
-    let page = ASSETS.iter().find(|asset| asset.path == "index.html");
-    let mut html = String::from_utf8_lossy(&page.map(|page| gunzip(page.gzip)).unwrap_or_default())
-        .into_owned();
+    let mut html = INDEX_HTML.to_owned();
     for (placeholder, value) in placeholders() {
         html = html.replace(placeholder, &value);
     }
@@ -147,14 +136,12 @@ mod tests {
 
     #[test]
     fn index_html_has_placeholders() {
-        let asset = ASSETS.iter().find(|asset| asset.path == "index.html").unwrap();
-        let raw = String::from_utf8(gunzip(asset.gzip)).unwrap();
         let page = index_html();
         for (placeholder, value) in placeholders() {
-            assert_eq!(raw.matches(placeholder).count(), 1, "{placeholder}");
+            assert_eq!(INDEX_HTML.matches(placeholder).count(), 1, "{placeholder}");
             assert!(page.contains(&value), "{value}");
         }
-        let referenced: Vec<&str> = raw
+        let referenced: Vec<&str> = INDEX_HTML
             .split("./")
             .skip(1)
             .filter_map(|rest| rest.split(['"', '\'']).next())
@@ -162,7 +149,7 @@ mod tests {
             .collect();
         assert!(referenced.len() >= 4, "{referenced:?}");
         for name in referenced {
-            assert!(ASSETS.iter().any(|asset| asset.path == name), "{name}");
+            assert!(ASSETS.iter().any(|(path, _)| path[1..] == *name), "{name}");
         }
     }
 

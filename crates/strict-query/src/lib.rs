@@ -25,6 +25,7 @@ use axum::extract::{FromRequestParts, Query};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
+use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
 
 /// Extractor for a query string that decodes without loss.
@@ -57,29 +58,10 @@ impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for StrictQuery<T> {
 
 /// Returns `true` if each `%` precedes two hex digits and each name and value is valid UTF-8.
 fn is_decodable(query: &str) -> bool {
-    // Avoids the allocations below for most queries.
-    if query.is_ascii() && !query.contains('%') {
-        return true;
-    }
-    query.split(['&', '=']).all(|part| {
-        let mut bytes = part.bytes();
-        let mut decoded = Vec::with_capacity(part.len());
-        while let Some(byte) = bytes.next() {
-            if byte != b'%' {
-                decoded.push(byte);
-                continue;
-            }
-            match (bytes.next().and_then(hex_digit), bytes.next().and_then(hex_digit)) {
-                (Some(high), Some(low)) => decoded.push(high << 4 | low),
-                _ => return false,
-            }
-        }
-        std::str::from_utf8(&decoded).is_ok()
-    })
-}
-
-fn hex_digit(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
+    let is_hex_pair = |text: &str| {
+        text.as_bytes().get(..2).is_some_and(|pair| pair.iter().all(u8::is_ascii_hexdigit))
+    };
+    query.split('%').skip(1).all(is_hex_pair) && percent_decode_str(query).decode_utf8().is_ok()
 }
 
 #[cfg(test)]

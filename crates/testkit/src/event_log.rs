@@ -2,15 +2,14 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
 use crate::wait::TEST_TIMEOUT;
 
 /// Append-only list of events on which threads can wait. Clones share the list.
-#[derive(Debug)]
-pub struct EventLog<T>(Arc<Shared<T>>);
+#[derive(Debug, Clone)]
+pub(crate) struct EventLog<T>(Arc<Shared<T>>);
 
 #[derive(Debug)]
 struct Shared<T> {
@@ -24,12 +23,6 @@ struct State<T> {
     is_closed: bool,
 }
 
-impl<T> Clone for EventLog<T> {
-    fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
-    }
-}
-
 impl<T> Default for EventLog<T> {
     fn default() -> Self {
         let state = Mutex::new(State { events: Vec::new(), is_closed: false });
@@ -37,24 +30,21 @@ impl<T> Default for EventLog<T> {
     }
 }
 
-impl<T: Debug> EventLog<T> {
+impl<T: Clone + Debug> EventLog<T> {
     /// Appends an event.
-    pub fn push(&self, event: T) {
+    pub(crate) fn push(&self, event: T) {
         self.0.state.lock().events.push(event);
         self.0.changed.notify_all();
     }
 
     /// Marks the log as complete, so that waiting for an event that never came fails immediately.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.0.state.lock().is_closed = true;
         self.0.changed.notify_all();
     }
 
     /// Returns the events recorded so far.
-    pub fn events(&self) -> Vec<T>
-    where
-        T: Clone,
-    {
+    pub(crate) fn events(&self) -> Vec<T> {
         self.0.state.lock().events.clone()
     }
 
@@ -63,20 +53,29 @@ impl<T: Debug> EventLog<T> {
     /// # Panics
     /// If `find` returns none within [`TEST_TIMEOUT`] or when the log is closed. The message contains
     /// `description` and all events.
-    pub fn wait_for<R>(&self, description: &str, mut find: impl FnMut(&[T]) -> Option<R>) -> R {
-        let deadline = Instant::now() + TEST_TIMEOUT;
+    pub(crate) fn wait_for<R>(
+        &self,
+        description: &str,
+        mut find: impl FnMut(&[T]) -> Option<R>,
+    ) -> R {
+        let mut found = None;
         let mut state = self.0.state.lock();
-        loop {
-            if let Some(found) = find(&state.events) {
-                return found;
-            }
-            let State { events, is_closed } = &*state;
-            assert!(!is_closed, "ended without {description}; events: {events:#?}");
-            assert!(
-                Instant::now() < deadline,
-                "timed out waiting for {description}; events: {events:#?}"
-            );
-            self.0.changed.wait_until(&mut state, deadline);
-        }
+        let is_missing = |state: &mut State<T>| {
+            found = find(&state.events);
+            found.is_none() && !state.is_closed
+        };
+        self.0.changed.wait_while_for(&mut state, is_missing, TEST_TIMEOUT);
+        found.unwrap_or_else(|| panic!("ended or timed out without {description}: {state:#?}"))
+    }
+
+    /// Waits until the log is closed and returns all events.
+    ///
+    /// # Panics
+    /// If the log is not closed within [`TEST_TIMEOUT`]. The message contains all events.
+    pub(crate) fn wait_until_closed(&self) -> Vec<T> {
+        let mut state = self.0.state.lock();
+        self.0.changed.wait_while_for(&mut state, |state| !state.is_closed, TEST_TIMEOUT);
+        assert!(state.is_closed, "timed out waiting for the last event: {state:#?}");
+        state.events.clone()
     }
 }

@@ -1,17 +1,17 @@
 //! HTTP server that misbehaves in ways that no real server can be configured to.
 
 use std::collections::BTreeMap;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufReader, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use socket2::SockRef;
 
 use crate::event_log::EventLog;
+use crate::http::{read_body, read_headers};
 use crate::wait::TEST_TIMEOUT;
 
 /// Interval between the bytes of [`Reply::SlowBody`]. It is far below any read timeout, so that a client
@@ -60,7 +60,7 @@ pub struct ReceivedRequest {
     pub line: String,
     /// Headers, names in lower case; values of repeated headers are joined with commas.
     pub headers: BTreeMap<String, String>,
-    /// Body; empty if the request has no `Content-Length`.
+    /// Body, without chunked encoding.
     pub body: Vec<u8>,
 }
 
@@ -77,43 +77,38 @@ struct Shared {
     requests: EventLog<ReceivedRequest>,
     closed: EventLog<()>,
     sends_delayed: EventLog<()>,
-    streams: Mutex<Vec<TcpStream>>,
-    accepted: AtomicUsize,
-    is_stopped: AtomicBool,
+    /// Connections accepted so far; `None` once the server is dropped.
+    streams: Mutex<Option<Vec<Weak<TcpStream>>>>,
 }
 
 impl FakeServer {
     /// Starts a server that reacts to every request with `reply`.
     pub fn start(reply: Reply) -> Self {
-        Self::serve(TcpListener::bind("127.0.0.1:0").expect("listen"), reply)
+        Self::start_on(TcpListener::bind("127.0.0.1:0").expect("listen"), reply)
     }
 
-    pub(crate) fn serve(listener: TcpListener, reply: Reply) -> Self {
+    /// Starts a server on this listener.
+    pub fn start_on(listener: TcpListener, reply: Reply) -> Self {
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
             reply: Mutex::new(reply),
             requests: EventLog::default(),
             closed: EventLog::default(),
             sends_delayed: EventLog::default(),
-            streams: Mutex::default(),
-            accepted: AtomicUsize::new(0),
-            is_stopped: AtomicBool::new(false),
+            streams: Mutex::new(Some(Vec::new())),
         });
         let acceptor = Arc::clone(&shared);
         thread::spawn(move || {
             for stream in listener.incoming() {
-                let Ok(stream) = stream else { return };
-                let shared = Arc::clone(&acceptor);
-                // The lock keeps `drop` from missing a connection that is accepted meanwhile.
-                let mut streams = shared.streams.lock();
-                if shared.is_stopped.load(Ordering::SeqCst) {
-                    return;
+                let Ok(stream) = stream.map(Arc::new) else { return };
+                match &mut *acceptor.streams.lock() {
+                    Some(streams) => streams.push(Arc::downgrade(&stream)),
+                    None => return,
                 }
-                streams.push(stream.try_clone().unwrap());
-                shared.accepted.fetch_add(1, Ordering::SeqCst);
-                drop(streams);
+                let shared = Arc::clone(&acceptor);
                 thread::spawn(move || {
-                    let _ = shared.handle_connection(stream);
+                    let _ = shared.handle_connection(&stream);
+                    drop(stream);
                     shared.closed.push(());
                 });
             }
@@ -154,25 +149,22 @@ impl FakeServer {
 
     /// Returns the number of connections accepted so far.
     pub fn connection_count(&self) -> usize {
-        self.shared.accepted.load(Ordering::SeqCst)
+        self.shared.streams.lock().iter().flatten().count()
     }
 
     /// Waits until `count` connections have been closed.
     pub fn wait_for_closed_connections(&self, count: usize) {
-        let is_reached = |closed: &[()]| (closed.len() >= count).then_some(());
-        self.shared.closed.wait_for(&format!("{count} closed connections"), is_reached);
+        let description = format!("{count} closed connections");
+        self.shared.closed.wait_for(&description, |closed| closed.get(count - 1).copied());
     }
 }
 
 impl Drop for FakeServer {
     fn drop(&mut self) {
-        let streams = {
-            let mut streams = self.shared.streams.lock();
-            self.shared.is_stopped.store(true, Ordering::SeqCst);
-            std::mem::take(&mut *streams)
-        };
-        for stream in streams {
-            let _ = stream.shutdown(Shutdown::Both);
+        for stream in self.shared.streams.lock().take().into_iter().flatten() {
+            if let Some(stream) = stream.upgrade() {
+                let _ = stream.shutdown(Shutdown::Both);
+            }
         }
         self.shared.sends_delayed.push(());
         // Wakes the accepting thread, which then closes the listener.
@@ -182,91 +174,61 @@ impl Drop for FakeServer {
 
 impl Shared {
     /// Reacts to the requests of one connection until the reply or the client ends it.
-    fn handle_connection(&self, stream: TcpStream) -> io::Result<()> {
+    fn handle_connection(&self, mut stream: &TcpStream) -> io::Result<()> {
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(TEST_TIMEOUT))?;
-        let mut output = stream.try_clone()?;
         let mut input = BufReader::new(stream);
-        while let Some(request) = read_request(&mut input)? {
+        loop {
+            let (line, headers) = read_headers(&mut input)?;
+            let body = read_body(&mut input, &headers)?;
             let reply = self.reply.lock().clone();
-            self.requests.push(request);
+            self.requests.push(ReceivedRequest { line, headers, body });
+            if let Reply::Delayed(..) = reply {
+                self.sends_delayed
+                    .wait_for("a call of send_delayed", |calls| calls.first().copied());
+            }
             match reply {
-                Reply::Json(status, body) => write_json(&mut output, status, &body)?,
-                Reply::Delayed(status, body) => {
-                    self.sends_delayed.wait_for("a call of send_delayed", |calls| {
-                        (!calls.is_empty()).then_some(())
-                    });
-                    write_json(&mut output, status, &body)?;
+                Reply::Json(status, body) | Reply::Delayed(status, body) => {
+                    let length = body.len();
+                    write!(
+                        stream,
+                        "HTTP/1.1 {status} Fake\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+                    )?;
                 }
                 Reply::Close(bytes) => {
-                    output.write_all(&bytes)?;
-                    return output.shutdown(Shutdown::Both);
+                    stream.write_all(&bytes)?;
+                    stream.shutdown(Shutdown::Write)?;
+                    // Closing a socket with unread data would reset the connection.
+                    return io::copy(&mut input, &mut io::sink()).map(drop);
                 }
                 Reply::Reset(bytes) => {
-                    output.write_all(&bytes)?;
-                    // The system sends the reset when the last handle is closed.
-                    self.remove_stream(&output)?;
-                    return SockRef::from(&output).set_linger(Some(Duration::ZERO));
+                    stream.write_all(&bytes)?;
+                    return SockRef::from(stream).set_linger(Some(Duration::ZERO));
                 }
                 Reply::Stall(bytes) => {
-                    output.write_all(&bytes)?;
+                    stream.write_all(&bytes)?;
                     return io::copy(&mut input, &mut io::sink()).map(drop);
                 }
                 Reply::SlowBody(bytes) => {
-                    output.write_all(&bytes)?;
-                    for _ in 0..TEST_TIMEOUT.as_millis() / SLOW_BODY_INTERVAL.as_millis() {
-                        output.write_all(b"x")?;
-                        thread::sleep(SLOW_BODY_INTERVAL);
-                    }
+                    stream.write_all(&bytes)?;
+                    return repeat(stream, b"x", SLOW_BODY_INTERVAL);
                 }
                 Reply::EndlessBody(bytes) => {
-                    output.write_all(&bytes)?;
-                    let block = [b'x'; 64 * 1024];
-                    // Limited to 4 GiB, so that a client that never stops reading fails its own test only.
-                    for _ in 0..64 * 1024 {
-                        output.write_all(&block)?;
-                    }
+                    stream.write_all(&bytes)?;
+                    return repeat(stream, &[b'x'; 64 * 1024], Duration::ZERO);
                 }
             }
         }
-        Ok(())
-    }
-
-    fn remove_stream(&self, stream: &TcpStream) -> io::Result<()> {
-        let peer = stream.peer_addr()?;
-        self.streams.lock().retain(|other| other.peer_addr().is_ok_and(|other| other != peer));
-        Ok(())
     }
 }
 
-fn write_json(output: &mut impl Write, status: u16, body: &str) -> io::Result<()> {
-    let length = body.len();
-    write!(
-        output,
-        "HTTP/1.1 {status} Fake\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
-    )
-}
-
-/// Reads a request. Returns `None` if the client has closed the connection.
-fn read_request(input: &mut impl BufRead) -> io::Result<Option<ReceivedRequest>> {
-    const MAX_LINE_BYTES: u64 = 1024 * 1024;
-    let mut line = String::new();
-    if input.take(MAX_LINE_BYTES).read_line(&mut line)? == 0 {
-        return Ok(None);
+/// Writes `block` at this interval. Limited to [`TEST_TIMEOUT`], so that a client that never stops reading
+/// fails its own test only.
+fn repeat(mut output: impl Write, block: &[u8], interval: Duration) -> io::Result<()> {
+    let deadline = Instant::now() + TEST_TIMEOUT;
+    while Instant::now() < deadline {
+        output.write_all(block)?;
+        thread::sleep(interval);
     }
-    let mut headers: BTreeMap<String, String> = BTreeMap::new();
-    loop {
-        let mut header = String::new();
-        input.take(MAX_LINE_BYTES).read_line(&mut header)?;
-        let Some((name, value)) = header.trim_end().split_once(':') else { break };
-        let values = headers.entry(name.to_ascii_lowercase()).or_default();
-        if !values.is_empty() {
-            values.push(',');
-        }
-        values.push_str(value.trim());
-    }
-    let length = headers.get("content-length").and_then(|length| length.parse().ok());
-    let mut body = vec![0; length.unwrap_or(0)];
-    input.read_exact(&mut body)?;
-    Ok(Some(ReceivedRequest { line: line.trim_end().to_owned(), headers, body }))
+    Ok(())
 }

@@ -1,6 +1,7 @@
 //! Raw HTTP/1.1 client. It exposes the complete response and sends requests that other clients refuse to
 //! send.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -12,8 +13,8 @@ use crate::wait::TEST_TIMEOUT;
 pub struct Response {
     /// Status code.
     pub status: u16,
-    /// Headers in the order received, names in lower case.
-    pub headers: Vec<(String, String)>,
+    /// Headers, names in lower case; values of repeated headers are joined with commas.
+    pub headers: BTreeMap<String, String>,
     /// Body, without chunked encoding.
     pub body: Vec<u8>,
     /// Time from just before the connection was opened until the end of the body.
@@ -22,14 +23,8 @@ pub struct Response {
 
 impl Response {
     /// Returns the value of a header.
-    ///
-    /// # Panics
-    /// If the header occurs more than once.
     pub fn header(&self, name: &str) -> Option<&str> {
-        let mut values = self.headers.iter().filter(|(n, _)| n == name).map(|(_, v)| v.as_str());
-        let value = values.next();
-        assert_eq!(values.next(), None, "duplicate header {name}");
-        value
+        self.headers.get(name).map(String::as_str)
     }
 
     /// Returns the body as text.
@@ -63,42 +58,34 @@ impl Response {
 /// HTTP request, sent without validation.
 #[derive(Debug, Clone)]
 pub struct Request {
-    method: String,
-    target: String,
-    headers: Vec<(String, String)>,
+    /// Request line and headers.
+    start: String,
     body: Vec<u8>,
 }
 
 impl Request {
     /// Creates a request without a body.
     pub fn new(method: &str, target: &str) -> Self {
-        let (method, target) = (method.to_owned(), target.to_owned());
-        Self { method, target, headers: Vec::new(), body: Vec::new() }
+        let start = format!("{method} {target} HTTP/1.1\r\nHost: test\r\n");
+        Self { start, body: Vec::new() }
     }
 
     /// Adds a header.
     pub fn header(mut self, name: &str, value: &str) -> Self {
-        self.headers.push((name.to_owned(), value.to_owned()));
+        self.start.push_str(&format!("{name}: {value}\r\n"));
         self
     }
 
-    /// Sets the body. A non-empty body is sent with a `Content-Length` header.
+    /// Sets the body and adds a `Content-Length` header.
     pub fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
         self.body = body.into();
-        self
+        let length = self.body.len().to_string();
+        self.header("Content-Length", &length)
     }
 
     /// Returns the request as it is sent.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = format!("{} {} HTTP/1.1\r\nHost: test\r\n", self.method, self.target);
-        for (name, value) in &self.headers {
-            bytes.push_str(&format!("{name}: {value}\r\n"));
-        }
-        if !self.body.is_empty() {
-            bytes.push_str(&format!("Content-Length: {}\r\n", self.body.len()));
-        }
-        bytes.push_str("\r\n");
-        [bytes.as_bytes(), &self.body].concat()
+        [self.start.as_bytes(), b"\r\n", &self.body].concat()
     }
 
     /// Sends the request on a new connection and returns the connection without waiting for the response.
@@ -113,8 +100,9 @@ impl Request {
     /// # Panics
     /// If there is no complete response.
     pub fn send(&self, address: SocketAddr) -> Response {
-        let mut connection = self.start(address);
-        connection.response_to(&self.method).unwrap_or_else(|error| panic!("{self:?}: {error}"))
+        let has_body = !self.start.starts_with("HEAD ");
+        let response = self.start(address).read_response(has_body);
+        response.unwrap_or_else(|error| panic!("{self:?}: {error}"))
     }
 }
 
@@ -171,43 +159,16 @@ impl Connection {
     /// # Errors
     /// If the connection ends before the response is complete or the response is not valid HTTP.
     pub fn response(&mut self) -> io::Result<Response> {
-        self.response_to("GET")
+        self.read_response(true)
     }
 
-    /// Reads the response to a request with this method.
-    ///
-    /// # Errors
-    /// If the connection ends before the response is complete or the response is not valid HTTP.
-    pub fn response_to(&mut self, method: &str) -> io::Result<Response> {
-        let line = self.read_line()?;
+    fn read_response(&mut self, has_body: bool) -> io::Result<Response> {
+        let (line, headers) = read_headers(&mut self.stream)?;
         let status = line
             .strip_prefix("HTTP/1.1 ")
             .and_then(|rest| rest.get(..3)?.parse().ok())
             .ok_or_else(|| invalid_data(&line))?;
-        let mut headers = Vec::new();
-        loop {
-            let line = self.read_line()?;
-            if line.is_empty() {
-                break;
-            }
-            let (name, value) = line.split_once(':').ok_or_else(|| invalid_data(&line))?;
-            headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
-        }
-        let header = |name: &str| {
-            headers.iter().find(|(n, _)| n == name).map(|(_, value): &(_, String)| value.clone())
-        };
-        let mut body = Vec::new();
-        if method == "HEAD" || status == 204 || status == 304 {
-            // These responses have no body, even if the headers announce one.
-        } else if header("transfer-encoding").is_some_and(|value| value == "chunked") {
-            self.read_chunks(&mut body)?;
-        } else if let Some(length) = header("content-length") {
-            let length = length.parse().map_err(|_| invalid_data(&length))?;
-            body.resize(length, 0);
-            self.stream.read_exact(&mut body)?;
-        } else {
-            self.stream.read_to_end(&mut body)?;
-        }
+        let body = if has_body { read_body(&mut self.stream, &headers)? } else { Vec::new() };
         Ok(Response { status, headers, body, elapsed: self.opened.elapsed() })
     }
 
@@ -233,30 +194,61 @@ impl Connection {
         }
         Ok(())
     }
+}
 
-    fn read_chunks(&mut self, body: &mut Vec<u8>) -> io::Result<()> {
+/// Reads the first line and the headers of a message.
+pub(crate) fn read_headers(
+    input: &mut impl BufRead,
+) -> io::Result<(String, BTreeMap<String, String>)> {
+    let first_line = read_line(input)?;
+    let mut headers: BTreeMap<String, String> = BTreeMap::new();
+    loop {
+        let line = read_line(input)?;
+        if line.is_empty() {
+            return Ok((first_line, headers));
+        }
+        let (name, value) = line.split_once(':').ok_or_else(|| invalid_data(&line))?;
+        let values = headers.entry(name.to_ascii_lowercase()).or_default();
+        if !values.is_empty() {
+            values.push(',');
+        }
+        values.push_str(value.trim());
+    }
+}
+
+/// Reads the body of a message with these headers.
+pub(crate) fn read_body(
+    input: &mut impl BufRead,
+    headers: &BTreeMap<String, String>,
+) -> io::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    if let Some(length) = headers.get("content-length") {
+        body.resize(length.parse().map_err(|_| invalid_data(length))?, 0);
+        input.read_exact(&mut body)?;
+    } else if headers.get("transfer-encoding").is_some_and(|value| value == "chunked") {
         loop {
-            let line = self.read_line()?;
+            let line = read_line(input)?;
             let length = usize::from_str_radix(&line, 16).map_err(|_| invalid_data(&line))?;
             let start = body.len();
             body.resize(start + length, 0);
-            self.stream.read_exact(&mut body[start..])?;
-            if !self.read_line()?.is_empty() {
+            input.read_exact(&mut body[start..])?;
+            if !read_line(input)?.is_empty() {
                 return Err(invalid_data("chunk exceeds its announced length"));
             }
             if length == 0 {
-                return Ok(());
+                break;
             }
         }
     }
+    Ok(body)
+}
 
-    fn read_line(&mut self) -> io::Result<String> {
-        let mut line = String::new();
-        self.stream.read_line(&mut line)?;
-        line.strip_suffix("\r\n").map(str::to_owned).ok_or_else(|| {
-            io::Error::new(io::ErrorKind::UnexpectedEof, format!("incomplete line: {line:?}"))
-        })
-    }
+fn read_line(input: &mut impl BufRead) -> io::Result<String> {
+    let mut line = String::new();
+    input.read_line(&mut line)?;
+    line.strip_suffix("\r\n").map(str::to_owned).ok_or_else(|| {
+        io::Error::new(io::ErrorKind::UnexpectedEof, format!("incomplete line: {line:?}"))
+    })
 }
 
 fn invalid_data(data: &str) -> io::Error {

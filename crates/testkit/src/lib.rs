@@ -10,8 +10,8 @@
 //! | read metrics | [`prometheus::Page`] |
 //! | run a test without a network | `network::in_isolated_network` (Linux) |
 //!
-//! Tests wait for events ([`EventLog`]) or conditions ([`wait_until`]) and fail after [`TEST_TIMEOUT`].
-//! They never sleep to let something happen. Ports are chosen by the system, addresses are loopback, and
+//! Tests wait for events or conditions ([`wait_until`]) and fail after [`TEST_TIMEOUT`]. They never sleep
+//! to let something happen. Ports are chosen by the system, addresses are loopback, and
 //! processes and servers stop when their handles are dropped.
 
 #![allow(
@@ -35,7 +35,6 @@ mod reserved_port;
 mod tls;
 mod wait;
 
-pub use event_log::EventLog;
 pub use fake_server::{FakeServer, ReceivedRequest, Reply};
 pub use logfmt::LogLine;
 pub use process::{Process, ProcessBuilder, ProcessOutput, Stdout};

@@ -57,7 +57,8 @@ fn parse_logfmt(line: &str) -> Option<Vec<(String, String)>> {
         return None;
     }
     let (time, mut rest) = line.split_once(' ')?;
-    if !is_timestamp(time) {
+    // Milliseconds in UTC, like `2026-02-04T21:10:32.760Z`.
+    if time.len() != 24 || humantime::parse_rfc3339(time).is_err() {
         return None;
     }
     let mut fields = vec![("ts".to_owned(), time.to_owned())];
@@ -67,8 +68,7 @@ fn parse_logfmt(line: &str) -> Option<Vec<(String, String)>> {
         if key.is_empty() || !key.chars().all(is_key) {
             return None;
         }
-        let (value, after) =
-            if after.starts_with('"') { split_quoted(after)? } else { split_bare(after)? };
+        let (value, after) = split_quoted(after).or_else(|| split_bare(after))?;
         fields.push((key.to_owned(), value));
         match after.strip_prefix(' ') {
             Some(after) => rest = after,
@@ -86,24 +86,13 @@ fn split_bare(text: &str) -> Option<(String, &str)> {
 }
 
 /// Splits `text` after a value in quotes, which has JSON escapes.
-fn split_quoted(text: &str) -> Option<(String, &str)> {
-    let mut is_escaped = false;
-    let end = text.bytes().skip(1).position(|byte| {
-        let is_end = byte == b'"' && !is_escaped;
-        is_escaped = byte == b'\\' && !is_escaped;
-        is_end
-    })?;
-    let (value, after) = text.split_at(end + 2);
-    Some((serde_json::from_str(value).ok()?, after))
-}
-
-/// Returns `true` for timestamps like `2026-02-04T21:10:32.760Z`.
-fn is_timestamp(text: &str) -> bool {
-    text.len() == 24
-        && text.bytes().zip(b"0000-00-00T00:00:00.000Z").all(|(byte, pattern)| match pattern {
-            b'0' => byte.is_ascii_digit(),
-            _ => byte == *pattern,
-        })
+pub(crate) fn split_quoted(text: &str) -> Option<(String, &str)> {
+    if !text.starts_with('"') {
+        return None;
+    }
+    let mut values = serde_json::Deserializer::from_str(text).into_iter();
+    let value = values.next()?.ok()?;
+    Some((value, &text[values.byte_offset()..]))
 }
 
 #[cfg(test)]

@@ -2,12 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -18,13 +16,16 @@ use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
 use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
+use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
-use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::tonic::trace::v1 as wire;
 use parking_lot::Mutex;
 use prost::Message;
-use tokio::sync::oneshot;
+use tokio::runtime::Runtime;
 use tonic::codec::CompressionEncoding;
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
 
 use crate::event_log::EventLog;
 
@@ -53,7 +54,7 @@ pub struct Export {
     /// Protocol of the request.
     pub protocol: Protocol,
     /// HTTP headers or gRPC metadata.
-    pub headers: BTreeMap<String, String>,
+    pub headers: HeaderMap,
     /// Spans, without those that were [rejected](Behavior::Reject).
     pub spans: Vec<Span>,
 }
@@ -93,9 +94,10 @@ impl Span {
 }
 
 /// Reaction of the collector to an export request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Behavior {
     /// Accepts all spans.
+    #[default]
     Accept,
     /// Accepts all spans after a delay.
     AcceptAfter(Duration),
@@ -108,77 +110,47 @@ pub enum Behavior {
         /// HTTP status code, such as 503.
         http: u16,
     },
-    /// Accepts and fails requests in turn. Failures have the status `INVALID_ARGUMENT` or 400.
-    AlternateFailure {
-        /// Selects failure for the next request.
-        fail_next: bool,
-    },
 }
 
-/// OTLP collector. Dropping it closes its listeners.
+/// OTLP collector. Dropping it closes its listener.
 #[derive(Debug)]
 pub struct OtlpCollector {
-    grpc: SocketAddr,
-    http: SocketAddr,
+    address: SocketAddr,
     state: CollectorState,
-    _stop: oneshot::Sender<()>,
+    _runtime: Runtime,
 }
 
 impl OtlpCollector {
-    /// Starts a collector on two free ports.
+    /// Starts a collector on a free port.
     pub fn start() -> Self {
-        let listen = || std::net::TcpListener::bind("127.0.0.1:0").expect("listen");
-        Self::start_on(listen(), listen())
+        Self::start_on(TcpListener::bind("127.0.0.1:0").expect("listen"))
     }
 
-    /// Starts a collector on these listeners.
-    pub fn start_on(grpc: std::net::TcpListener, http: std::net::TcpListener) -> Self {
-        for listener in [&grpc, &http] {
-            listener.set_nonblocking(true).unwrap();
-        }
-        let state = CollectorState {
-            exports: EventLog::default(),
-            behavior: Arc::new(Mutex::new(Behavior::Accept)),
-        };
-        let (stop, stopped) = oneshot::channel();
-        let collector = Self {
-            grpc: grpc.local_addr().unwrap(),
-            http: http.local_addr().unwrap(),
-            state: state.clone(),
-            _stop: stop,
-        };
-        thread::spawn(move || {
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                tokio::select! {
-                    () = serve_grpc(grpc, state.clone()) => {}
-                    () = serve_http(http, state) => {}
-                    _ = stopped => {}
-                }
-            });
-        });
-        collector
+    /// Starts a collector on this listener.
+    pub fn start_on(listener: TcpListener) -> Self {
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = CollectorState::default();
+        let runtime = Runtime::new().unwrap();
+        runtime.spawn(serve(listener, state.clone()));
+        Self { address, state, _runtime: runtime }
     }
 
-    /// Returns the address of the listener for `protocol`.
-    pub fn address(&self, protocol: Protocol) -> SocketAddr {
-        match protocol {
-            Protocol::Grpc => self.grpc,
-            Protocol::HttpProtobuf => self.http,
-        }
+    /// Returns the address.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
-    /// Returns the endpoint URL for `protocol`.
-    pub fn endpoint(&self, protocol: Protocol) -> String {
-        format!("http://{}", self.address(protocol))
+    /// Returns the endpoint URL for both protocols.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
     }
 
     /// Returns the environment variables that make a service export its spans to this collector without
     /// delay.
     pub fn variables(&self, protocol: Protocol) -> [(&'static str, String); 3] {
         [
-            ("OTEL_EXPORTER_OTLP_ENDPOINT", self.endpoint(protocol)),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", self.url()),
             ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol.name().to_owned()),
             ("OTEL_BSP_SCHEDULE_DELAY", "10".to_owned()),
         ]
@@ -222,68 +194,57 @@ impl OtlpCollector {
     }
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 struct CollectorState {
     exports: EventLog<Export>,
     behavior: Arc<Mutex<Behavior>>,
 }
 
 impl CollectorState {
-    /// Applies the behavior to a request. Returns the response, or the gRPC and HTTP status of a failure.
-    async fn respond(&self) -> Result<ExportTraceServiceResponse, (i32, u16)> {
-        let mut response = ExportTraceServiceResponse::default();
-        let behavior = {
-            let mut current = self.behavior.lock();
-            let behavior = *current;
-            if let Behavior::AlternateFailure { fail_next } = &mut *current {
-                *fail_next = !*fail_next;
-            }
-            behavior
-        };
-        match behavior {
-            Behavior::Accept | Behavior::AlternateFailure { fail_next: false } => {}
-            Behavior::AcceptAfter(delay) => tokio::time::sleep(delay).await,
-            Behavior::Reject(rejected_spans) => {
-                let error_message = "not these".to_owned();
-                response.partial_success =
-                    Some(ExportTracePartialSuccess { rejected_spans, error_message });
-            }
-            Behavior::Fail { grpc, http } => return Err((grpc, http)),
-            Behavior::AlternateFailure { fail_next: true } => return Err((3, 400)),
-        }
-        Ok(response)
-    }
-
-    fn record(
+    /// Applies the behavior to a request and records the accepted spans. Returns the response, or the gRPC
+    /// and HTTP status of a failure.
+    async fn handle(
         &self,
         protocol: Protocol,
-        headers: BTreeMap<String, String>,
+        headers: HeaderMap,
         request: ExportTraceServiceRequest,
-        response: &ExportTraceServiceResponse,
-    ) {
+    ) -> Result<ExportTraceServiceResponse, (i32, u16)> {
+        let mut rejected_spans = 0;
+        let behavior = *self.behavior.lock();
+        match behavior {
+            Behavior::Accept => {}
+            Behavior::AcceptAfter(delay) => tokio::time::sleep(delay).await,
+            Behavior::Reject(count) => rejected_spans = count,
+            Behavior::Fail { grpc, http } => return Err((grpc, http)),
+        }
         let spans = request.resource_spans.into_iter().flat_map(|resource_spans| {
             let resource = resource_spans.resource.unwrap_or_default().attributes;
             let spans = resource_spans.scope_spans.into_iter().flat_map(|scope| scope.spans);
             spans.map(move |span| convert_span(span, &resource)).collect::<Vec<_>>()
         });
-        let partial_success = response.partial_success.as_ref();
-        let rejected = partial_success.map_or(0, |partial| partial.rejected_spans);
-        let spans = spans.skip(usize::try_from(rejected).unwrap_or(0)).collect();
+        let spans = spans.skip(usize::try_from(rejected_spans).unwrap_or(0)).collect();
         self.exports.push(Export { protocol, headers, spans });
+        let partial_success = (rejected_spans != 0).then(|| ExportTracePartialSuccess {
+            rejected_spans,
+            error_message: "not these".to_owned(),
+        });
+        Ok(ExportTraceServiceResponse { partial_success })
     }
 }
 
-async fn serve_grpc(listener: std::net::TcpListener, state: CollectorState) {
+async fn serve(listener: TcpListener, state: CollectorState) {
     let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-    let service = TraceServiceServer::new(state)
+    let grpc = TraceServiceServer::new(state.clone())
         .accept_compressed(CompressionEncoding::Gzip)
         .send_compressed(CompressionEncoding::Gzip);
-    let incoming = tonic::transport::server::TcpIncoming::from(listener);
-    tonic::transport::Server::builder()
-        .add_service(service)
-        .serve_with_incoming(incoming)
+    let http = post(export_http).with_state(state);
+    let router = Routes::new(grpc).into_axum_router().route("/v1/traces", http);
+    Server::builder()
+        .accept_http1(true)
+        .add_routes(router.into())
+        .serve_with_incoming(TcpIncoming::from(listener))
         .await
-        .expect("serve OTLP over gRPC");
+        .expect("serve OTLP");
 }
 
 #[tonic::async_trait]
@@ -292,18 +253,11 @@ impl TraceService for CollectorState {
         &self,
         request: tonic::Request<ExportTraceServiceRequest>,
     ) -> Result<tonic::Response<ExportTraceServiceResponse>, tonic::Status> {
+        let (metadata, _, request) = request.into_parts();
+        let response = self.handle(Protocol::Grpc, metadata.into_headers(), request).await;
         let status = |(code, _): (i32, _)| tonic::Status::new(code.into(), "refused");
-        let response = self.respond().await.map_err(status)?;
-        let headers = text_headers(&request.metadata().clone().into_headers());
-        self.record(Protocol::Grpc, headers, request.into_inner(), &response);
-        Ok(tonic::Response::new(response))
+        response.map(tonic::Response::new).map_err(status)
     }
-}
-
-async fn serve_http(listener: std::net::TcpListener, state: CollectorState) {
-    let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-    let router = Router::new().route("/v1/traces", post(export_http)).with_state(state);
-    axum::serve(listener, router).await.expect("serve OTLP over HTTP");
 }
 
 async fn export_http(
@@ -311,8 +265,6 @@ async fn export_http(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Vec<u8>, StatusCode> {
-    let status = |(_, status)| StatusCode::from_u16(status).unwrap();
-    let response = state.respond().await.map_err(status)?;
     let mut bytes = body.to_vec();
     if headers.get("content-encoding").is_some_and(|encoding| encoding == "gzip") {
         bytes.clear();
@@ -321,13 +273,9 @@ async fn export_http(
     }
     let request = ExportTraceServiceRequest::decode(&*bytes);
     let request = request.map_err(|_| StatusCode::BAD_REQUEST)?;
-    state.record(Protocol::HttpProtobuf, text_headers(&headers), request, &response);
-    Ok(response.encode_to_vec())
-}
-
-fn text_headers(headers: &HeaderMap) -> BTreeMap<String, String> {
-    let text = |value: &axum::http::HeaderValue| value.to_str().unwrap_or_default().to_owned();
-    headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect()
+    let response = state.handle(Protocol::HttpProtobuf, headers, request).await;
+    let status = |(_, status)| StatusCode::from_u16(status).unwrap();
+    response.map(|response| response.encode_to_vec()).map_err(status)
 }
 
 fn convert_span(span: wire::Span, resource: &[KeyValue]) -> Span {
@@ -362,23 +310,16 @@ fn convert_span(span: wire::Span, resource: &[KeyValue]) -> Span {
 fn attributes(list: &[KeyValue]) -> BTreeMap<String, serde_json::Value> {
     let mut attributes = BTreeMap::new();
     for KeyValue { key, value, .. } in list {
-        let previous = attributes.insert(key.clone(), to_json(value.as_ref()));
+        let json = match value.as_ref().and_then(|value| value.value.as_ref()) {
+            Some(Value::StringValue(text)) => text.as_str().into(),
+            Some(Value::IntValue(number)) => (*number).into(),
+            Some(Value::BoolValue(value)) => (*value).into(),
+            other => format!("{other:?}").into(),
+        };
+        let previous = attributes.insert(key.clone(), json);
         assert_eq!(previous, None, "duplicate attribute {key}");
     }
     attributes
-}
-
-fn to_json(value: Option<&AnyValue>) -> serde_json::Value {
-    match value.and_then(|value| value.value.as_ref()) {
-        Some(Value::StringValue(text)) => text.as_str().into(),
-        Some(Value::IntValue(number)) => (*number).into(),
-        Some(Value::DoubleValue(number)) => (*number).into(),
-        Some(Value::BoolValue(value)) => (*value).into(),
-        Some(Value::ArrayValue(array)) => {
-            array.values.iter().map(|value| to_json(Some(value))).collect()
-        }
-        other => format!("{other:?}").into(),
-    }
 }
 
 fn hex(bytes: &[u8]) -> String {

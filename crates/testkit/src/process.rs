@@ -1,14 +1,18 @@
 //! Child processes: starting, reading output, sending signals, stopping.
 
-use std::ffi::{OsStr, OsString};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::ffi::OsStr;
+use std::io::{self, BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
+#[cfg(unix)]
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, waitid};
 use shared_child::SharedChild;
+#[cfg(unix)]
+use shared_child::unix::SharedChildExt;
 
 use crate::event_log::EventLog;
 use crate::logfmt::LogLine;
@@ -82,11 +86,11 @@ impl ProcessBuilder {
     }
 
     /// Sets several environment variables.
-    pub fn envs<V: Into<OsString>>(
+    pub fn envs(
         mut self,
-        variables: impl IntoIterator<Item = (&'static str, V)>,
+        variables: impl IntoIterator<Item = (&'static str, impl AsRef<OsStr>)>,
     ) -> Self {
-        self.command.envs(variables.into_iter().map(|(name, value)| (name, value.into())));
+        self.command.envs(variables);
         self
     }
 
@@ -112,22 +116,9 @@ impl ProcessBuilder {
             .unwrap_or_else(|error| panic!("cannot start {:?}: {error}", self.command));
         let child = Arc::new(child);
         let (stdout, stderr) = (EventLog::default(), EventLog::default());
-        let readers = [
-            read_lines(child.take_stdout().unwrap(), &stdout, self.stdout, &child),
-            read_lines(child.take_stderr().unwrap(), &stderr, Stdout::Read, &child),
-        ];
-        let exit = EventLog::default();
-        let waiter = (Arc::clone(&child), exit.clone());
-        thread::spawn(move || {
-            let (child, exit) = waiter;
-            let status = child.wait().expect("wait for a process");
-            // `Process::wait` returns all output, so the exit is reported after the last line.
-            for reader in readers {
-                let _ = reader.join();
-            }
-            exit.push(status.code());
-        });
-        Process { child, stdout, stderr, exit }
+        read_lines(child.take_stdout().unwrap(), &stdout, self.stdout, &child);
+        read_lines(child.take_stderr().unwrap(), &stderr, Stdout::Read, &child);
+        Process { child, stdout, stderr }
     }
 
     /// Starts the process and waits until it logs its address.
@@ -149,7 +140,7 @@ fn read_lines(
     lines: &EventLog<String>,
     stdout: Stdout,
     child: &Arc<SharedChild>,
-) -> thread::JoinHandle<()> {
+) {
     let (lines, child) = (lines.clone(), Arc::clone(child));
     // A larger buffer would take more than the first line out of a pipe that must fill up.
     let capacity = if stdout == Stdout::BlockAfterFirstLine { 1 } else { 8192 };
@@ -172,7 +163,7 @@ fn read_lines(
             break;
         }
         lines.close();
-    })
+    });
 }
 
 /// Exit code and output of a process that has exited.
@@ -192,7 +183,6 @@ pub struct Process {
     child: Arc<SharedChild>,
     stdout: EventLog<String>,
     stderr: EventLog<String>,
-    exit: EventLog<Option<i32>>,
 }
 
 impl Process {
@@ -326,52 +316,48 @@ impl Process {
         assert_eq!(response.status, 200, "{response:?}");
     }
 
-    /// Sends SIGTERM.
-    #[cfg(unix)]
-    pub fn terminate(&self) {
-        self.signal(rustix::process::Signal::TERM);
-    }
-
-    /// Sends SIGINT.
-    #[cfg(unix)]
-    pub fn interrupt(&self) {
-        self.signal(rustix::process::Signal::INT);
-    }
-
-    /// Sends SIGSTOP and waits until the process is stopped. Its sockets stay open.
-    #[cfg(unix)]
-    pub fn suspend(&self) {
-        use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
-        self.signal(rustix::process::Signal::STOP);
-        let pid = i32::try_from(self.id()).ok().and_then(Pid::from_raw).unwrap();
-        waitid(WaitId::Pid(pid), WaitIdOptions::STOPPED).expect("wait for a stopped process");
-    }
-
-    /// Sends SIGCONT.
-    #[cfg(unix)]
-    pub fn resume(&self) {
-        self.signal(rustix::process::Signal::CONT);
-    }
-
-    #[cfg(unix)]
-    fn signal(&self, signal: rustix::process::Signal) {
-        use shared_child::unix::SharedChildExt;
-        self.child.send_signal(signal.as_raw()).expect("send a signal");
-    }
-
     /// Kills the process.
     pub fn kill(&self) {
         self.child.kill().expect("kill a process");
     }
 
-    /// Waits until the process exits.
+    /// Waits until the process has closed its output and exited.
     pub fn wait(&self) -> ProcessOutput {
-        let code = self.exit.wait_for("process exit", |exit| exit.first().copied());
-        ProcessOutput { code, stdout: self.stdout(), stderr: self.stderr() }
+        let (stdout, stderr) = (self.stdout.wait_until_closed(), self.stderr.wait_until_closed());
+        let status = self.child.wait().expect("wait for a process");
+        ProcessOutput { code: status.code(), stdout, stderr }
+    }
+}
+
+#[cfg(unix)]
+impl Process {
+    /// Sends SIGTERM.
+    pub fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// Sends SIGINT.
+    pub fn interrupt(&self) {
+        self.signal(Signal::INT);
+    }
+
+    /// Sends SIGSTOP and waits until the process is stopped. Its sockets stay open.
+    pub fn suspend(&self) {
+        self.signal(Signal::STOP);
+        let pid = i32::try_from(self.id()).ok().and_then(Pid::from_raw).unwrap();
+        waitid(WaitId::Pid(pid), WaitIdOptions::STOPPED).expect("wait for a stopped process");
+    }
+
+    /// Sends SIGCONT.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        self.child.send_signal(signal.as_raw()).expect("send a signal");
     }
 
     /// Sends SIGTERM and waits until the process exits.
-    #[cfg(unix)]
     pub fn stop(&self) -> ProcessOutput {
         self.terminate();
         self.wait()
@@ -383,10 +369,9 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if thread::panicking() {
-            let mut out = io::stderr();
-            let _ = writeln!(out, "output of process {}:", self.id());
+            eprintln!("output of process {}:", self.id());
             for line in self.stdout().iter().chain(&self.stderr()) {
-                let _ = writeln!(out, "  {line}");
+                eprintln!("  {line}");
             }
         }
     }

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::logfmt::split_quoted;
+
 /// Result of a scrape.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Page {
@@ -20,15 +22,6 @@ pub struct Sample {
     pub labels: BTreeMap<String, String>,
     /// Value.
     pub value: f64,
-}
-
-impl Sample {
-    fn matches(&self, name: &str, labels: &[(&str, &str)]) -> bool {
-        self.name == name
-            && labels
-                .iter()
-                .all(|(label, value)| self.labels.get(*label).is_some_and(|v| v == value))
-    }
 }
 
 impl Page {
@@ -62,19 +55,22 @@ impl Page {
     /// # Panics
     /// If there are several.
     pub fn value(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
-        let mut matching = self.samples.iter().filter(|sample| sample.matches(name, labels));
-        let first = matching.next()?;
-        let second = matching.next();
-        assert!(second.is_none(), "{name} {labels:?} matches {first:?} and {second:?}");
-        Some(first.value)
+        let matching: Vec<_> = self.matching(name, labels).collect();
+        assert!(matching.len() <= 1, "{name} {labels:?} matches {matching:?}");
+        matching.first().map(|sample| sample.value)
     }
 
     /// Returns the sum of all series with this name and at least these labels.
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        self.named(name)
-            .filter(|sample| sample.matches(name, labels))
-            .map(|sample| sample.value)
-            .sum()
+        self.matching(name, labels).map(|sample| sample.value).sum()
+    }
+
+    fn matching(&self, name: &str, labels: &[(&str, &str)]) -> impl Iterator<Item = &Sample> {
+        self.named(name).filter(|sample| {
+            labels
+                .iter()
+                .all(|(label, value)| sample.labels.get(*label).is_some_and(|v| v == value))
+        })
     }
 
     /// Returns the samples with this name.
@@ -94,8 +90,9 @@ fn parse_sample(line: &str) -> Option<Sample> {
     if let Some(list) = rest.strip_prefix('{') {
         rest = list;
         while !rest.starts_with('}') {
-            let (label, after) = rest.split_once("=\"")?;
-            let (value, after) = parse_label_value(after)?;
+            let (label, after) = rest.split_once('=')?;
+            // The escapes of the format are a subset of those in JSON.
+            let (value, after) = split_quoted(after)?;
             if labels.insert(label.to_owned(), value).is_some() {
                 return None;
             }
@@ -105,23 +102,6 @@ fn parse_sample(line: &str) -> Option<Sample> {
     }
     let value = rest.strip_prefix(' ')?.parse().ok()?;
     Some(Sample { name: name.to_owned(), labels, value })
-}
-
-/// Splits `text` into the label value before the closing quote and the rest after it.
-fn parse_label_value(text: &str) -> Option<(String, &str)> {
-    let mut value = String::new();
-    let mut chars = text.char_indices();
-    loop {
-        match chars.next()? {
-            (at, '"') => return Some((value, &text[at + 1..])),
-            (_, '\\') => value.push(match chars.next()?.1 {
-                'n' => '\n',
-                c @ ('\\' | '"') => c,
-                _ => return None,
-            }),
-            (_, c) => value.push(c),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -7,8 +7,6 @@ use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
-use crate::fake_server::{FakeServer, Reply};
-
 /// Port that is bound but not listening: connections are refused and no other process can take it.
 #[derive(Debug)]
 pub struct ReservedPort(Socket);
@@ -40,11 +38,6 @@ impl ReservedPort {
     pub fn listen(self) -> TcpListener {
         self.0.listen(128).expect("listen");
         self.0.into()
-    }
-
-    /// Starts a server that listens on the port.
-    pub fn serve(self, reply: Reply) -> FakeServer {
-        FakeServer::serve(self.listen(), reply)
     }
 }
 

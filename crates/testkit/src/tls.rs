@@ -1,14 +1,14 @@
 //! TLS proxy with a self-signed certificate.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::{env, fs, process, thread};
+use std::{env, fs, process};
 
 use rcgen::{CertificateParams, DnType, KeyPair};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
+use tokio::runtime::Runtime;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::{ServerConfig, version};
@@ -18,8 +18,9 @@ use tokio_rustls::rustls::{ServerConfig, version};
 #[derive(Debug)]
 pub struct TlsProxy {
     address: SocketAddr,
-    certificate_file: PathBuf,
-    _stop: oneshot::Sender<()>,
+    /// Path of the certificate in PEM format.
+    pub certificate_file: PathBuf,
+    _runtime: Runtime,
 }
 
 impl TlsProxy {
@@ -42,34 +43,19 @@ impl TlsProxy {
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         let acceptor = TlsAcceptor::from(Arc::new(config));
 
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("listen");
-        listener.set_nonblocking(true).unwrap();
+        let runtime = Runtime::new().unwrap();
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("listen");
         let address = listener.local_addr().unwrap();
         let file = format!("testkit-{}-{}.pem", process::id(), address.port());
         let certificate_file = env::temp_dir().join(file);
         fs::write(&certificate_file, certificate.pem()).unwrap();
-        let (stop, stopped) = oneshot::channel();
-        thread::spawn(move || {
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                tokio::select! {
-                    () = serve(listener, acceptor, target) => {}
-                    _ = stopped => {}
-                }
-            });
-        });
-        Self { address, certificate_file, _stop: stop }
+        runtime.spawn(serve(listener, acceptor, target));
+        Self { address, certificate_file, _runtime: runtime }
     }
 
     /// Returns the base URL. Its host is the IP address, not the name in the certificate.
     pub fn url(&self) -> String {
         format!("https://{}", self.address)
-    }
-
-    /// Returns the path of the certificate in PEM format.
-    pub fn certificate_file(&self) -> &Path {
-        &self.certificate_file
     }
 }
 
@@ -79,8 +65,7 @@ impl Drop for TlsProxy {
     }
 }
 
-async fn serve(listener: std::net::TcpListener, acceptor: TlsAcceptor, target: SocketAddr) {
-    let listener = TcpListener::from_std(listener).unwrap();
+async fn serve(listener: TcpListener, acceptor: TlsAcceptor, target: SocketAddr) {
     while let Ok((stream, _)) = listener.accept().await {
         let acceptor = acceptor.clone();
         tokio::spawn(async move {

@@ -83,8 +83,8 @@ fn exporter_credentials_are_redacted() {
         let (healthy, failing) = (OtlpCollector::start(), OtlpCollector::start());
         failing.set_behavior(Behavior::Fail { grpc: 16, http: 401 });
         for (case, endpoint) in [
-            ("healthy", healthy.endpoint(protocol)),
-            ("failing", failing.endpoint(protocol)),
+            ("healthy", healthy.url()),
+            ("failing", failing.url()),
             ("refusing", refusing.url()),
             ("hanging", hanging.url()),
         ] {

@@ -81,7 +81,7 @@ struct FailingBackend {
     _guard: Box<dyn Any>,
 }
 
-fn failing_backends(protocol: Protocol) -> Vec<FailingBackend> {
+fn failing_backends() -> Vec<FailingBackend> {
     let fake = |reply| {
         let server = FakeServer::start(reply);
         (server.url(), Box::new(server) as Box<dyn Any>)
@@ -89,7 +89,7 @@ fn failing_backends(protocol: Protocol) -> Vec<FailingBackend> {
     let collector = |behavior| {
         let collector = OtlpCollector::start();
         collector.set_behavior(behavior);
-        (collector.endpoint(protocol), Box::new(collector) as Box<dyn Any>)
+        (collector.url(), Box::new(collector) as Box<dyn Any>)
     };
     let refusing = ReservedPort::bind();
     let (absent, sockets) = listener_with_full_backlog();
@@ -137,7 +137,7 @@ fn assert_failures_are_accounted_for(protocol: Protocol) {
     let healthy = {
         let collector = OtlpCollector::start();
         let service = constrained_service_a(protocol)
-            .env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint(protocol))
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url())
             .env("OTEL_BSP_MAX_QUEUE_SIZE", "2048")
             .env("OTEL_BSP_EXPORT_TIMEOUT", "10000")
             .serve();
@@ -147,7 +147,7 @@ fn assert_failures_are_accounted_for(protocol: Protocol) {
         assert_eq!(collector.spans().len(), REQUESTS);
         latency
     };
-    for FailingBackend { case, reason, endpoint, _guard } in failing_backends(protocol) {
+    for FailingBackend { case, reason, endpoint, _guard } in failing_backends() {
         // On a busy machine even a response that is sent immediately may arrive late.
         let timeout = if case == "invalid" { "10000" } else { "200" };
         let service = constrained_service_a(protocol)
@@ -200,7 +200,7 @@ fn rejected_spans_warn_once() {
             let collector = OtlpCollector::start();
             collector.set_behavior(Behavior::Reject(count));
             let service = constrained_service_a(protocol)
-                .env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint(protocol))
+                .env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url())
                 .env("OTEL_BSP_MAX_QUEUE_SIZE", "2048")
                 .env("OTEL_BSP_EXPORT_TIMEOUT", "10000")
                 .serve();
@@ -242,7 +242,7 @@ fn rejection_and_outage_warn_separately() {
     for protocol in [Protocol::Grpc, Protocol::HttpProtobuf] {
         let collector = OtlpCollector::start();
         let service = constrained_service_a(protocol)
-            .env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint(protocol))
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url())
             .env("OTEL_BSP_EXPORT_TIMEOUT", "10000")
             .serve();
         let behaviors =
@@ -309,11 +309,7 @@ fn export_resumes_after_outage() {
         send_until("a dropped span", &|page| dropped(page) > 0.0);
         service.wait_for_message(EXPORT_FAILED);
 
-        let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let collector = match protocol {
-            Protocol::Grpc => OtlpCollector::start_on(port.listen(), other),
-            Protocol::HttpProtobuf => OtlpCollector::start_on(other, port.listen()),
-        };
+        let collector = OtlpCollector::start_on(port.listen());
         send_until("an exported span", &|page| exported(page) > 0.0);
         service.wait_for_message(EXPORT_RECOVERED);
 
@@ -340,12 +336,13 @@ fn export_resumes_after_outage() {
 #[test]
 fn flapping_backend_limits_warnings() {
     let collector = OtlpCollector::start();
-    collector.set_behavior(Behavior::AlternateFailure { fail_next: true });
     let service = constrained_service_a(Protocol::Grpc)
-        .env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint(Protocol::Grpc))
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url())
         .env("OTEL_BSP_SCHEDULE_DELAY", "1")
         .serve();
-    for sent in 1..=40 {
+    let failure = Behavior::Fail { grpc: 3, http: 400 };
+    for (sent, behavior) in (1..=40).zip([failure, Behavior::Accept].into_iter().cycle()) {
+        collector.set_behavior(behavior);
         assert_eq!(service.get("/echo").status, 200);
         wait_for_spans(&service, sent);
     }

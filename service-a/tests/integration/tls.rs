@@ -15,12 +15,12 @@ const SYSTEM_ROOTS: &str = "SSL_CERT_FILE";
 fn trusted_certificate_exports() {
     for protocol in PROTOCOLS {
         let collector = OtlpCollector::start();
-        let proxy = TlsProxy::start("127.0.0.1", collector.address(protocol));
+        let proxy = TlsProxy::start("127.0.0.1", collector.address());
         for variable in [CERTIFICATE, "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", SYSTEM_ROOTS] {
             let service = service_a()
                 .envs(collector.variables(protocol))
                 .env(ENDPOINT, proxy.url())
-                .env(variable, proxy.certificate_file())
+                .env(variable, &proxy.certificate_file)
                 .serve();
             let response = service.get("/echo");
             let span = collector.wait_for_trace(response.trace_id(), 1).remove(0);
@@ -43,10 +43,10 @@ fn http_tls_handshake_failure_is_logged() {
 
 fn assert_handshake_failure_is_logged(protocol: Protocol) {
     let collector = OtlpCollector::start();
-    let address = collector.address(protocol);
+    let address = collector.address();
     let proxy = TlsProxy::start("127.0.0.1", address);
     let misnamed = TlsProxy::start("elsewhere.test", address);
-    let (trusted, other) = (proxy.certificate_file(), misnamed.certificate_file());
+    let (trusted, other) = (&proxy.certificate_file, &misnamed.certificate_file);
     let plain_text = format!("https://{address}");
     for (case, endpoint, configured, system_roots, details) in [
         ("not in the configured file", proxy.url(), Some(other), trusted, "UnknownIssuer"),

@@ -222,7 +222,7 @@ fn exporter_variables_are_applied() {
         let export = &collector.exports()[0];
         assert_eq!(export.protocol, protocol);
         assert_eq!(export.headers["x-key"], "secret key");
-        assert_eq!(export.headers.get(encoding_header).map(String::as_str), Some("gzip"));
+        assert_eq!(export.headers[encoding_header], "gzip");
         assert!(!service.stdout().iter().any(|line| line.contains("secret key")));
     }
 }

@@ -323,7 +323,7 @@ fn restarted_service_a_is_used() {
     for _ in 0..3 {
         assert_eq!(service.get("/call-echo?msg=hello").json()["error"], "refused");
     }
-    let service_a = port.serve(Reply::echo("hello"));
+    let service_a = FakeServer::start_on(port.listen(), Reply::echo("hello"));
     assert_eq!(service.get("/call-echo?msg=hello").status, 200);
     for failure in [
         Reply::Close(Vec::new()),

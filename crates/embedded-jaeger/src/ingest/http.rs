@@ -1,65 +1,86 @@
 //! OTLP/HTTP: `POST /v1/traces` with a protobuf body, plain or gzip:
 //! <https://opentelemetry.io/docs/specs/otlp/#otlphttp>
 
-use std::io::{self, Read as _};
+use std::io::Read as _;
 use std::sync::Arc;
 
-use axum::body::Body;
-use axum::extract::State;
+use axum::Router;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use axum::{BoxError, Router};
 use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, StatusCode};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use prost::Message;
-use tonic::Code;
+use tonic::{Code, Status};
 
-use super::export::{DecodeError, export};
+use super::export::{ExportRequest, export, invalid_request};
 use crate::store::Store;
 
 const PROTOBUF: &str = "application/x-protobuf";
 
 pub(crate) fn router(store: Arc<Store>) -> Router {
-    Router::new().route("/v1/traces", post(export_traces)).with_state(store)
+    let body_limit = DefaultBodyLimit::max(store.limits().max_request_bytes);
+    Router::new().route("/v1/traces", post(export_traces)).layer(body_limit).with_state(store)
 }
 
 async fn export_traces(
     State(store): State<Arc<Store>>,
     headers: HeaderMap,
-    body: Body,
-) -> Result<Response, ExportError> {
-    let request = read_request(&headers, body, store.limits().max_request_bytes).await;
-    let request =
-        request.inspect_err(|_| store.update_stats(|stats| stats.rejected_requests += 1))?;
-    // `export` counts the requests that it rejects.
-    Ok(protobuf(StatusCode::OK, &export(&store, request)?))
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    let request = decode_request(&headers, body, store.limits().max_request_bytes);
+    match request.and_then(|request| export(&store, request)) {
+        Ok(response) => protobuf(StatusCode::OK, &response),
+        Err(status) => {
+            store.update_stats(|stats| stats.rejected_requests += 1);
+            error_response(&status)
+        }
+    }
 }
 
-async fn read_request(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, ExportError> {
+fn decode_request(
+    headers: &HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+    limit: usize,
+) -> Result<ExportRequest, Status> {
     let media_type = header(headers, CONTENT_TYPE);
     if media_type.split(';').next().map(str::trim) != Some(PROTOBUF) {
-        return Err(ExportError::MediaType(media_type.to_owned()));
+        return Err(Status::unimplemented(format!(
+            "content type {media_type:?} is not supported; send {PROTOBUF} \
+             (OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf)"
+        )));
     }
-    let body = match Limited::new(body, limit).collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(error) if error.is::<LengthLimitError>() => return Err(ExportError::TooLarge(limit)),
-        Err(error) => return Err(ExportError::Body(error)),
+    let body = body.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => too_large(limit),
+        _ => Status::invalid_argument(rejection.body_text()),
+    })?;
+    let request = match header(headers, CONTENT_ENCODING) {
+        "" | "identity" => body,
+        "gzip" => gunzip(&body, limit)?,
+        other => {
+            return Err(Status::unimplemented(format!(
+                "content encoding {other:?} is not supported; send gzip or none"
+            )));
+        }
     };
-    match header(headers, CONTENT_ENCODING) {
-        "" | "identity" => Ok(body),
-        "gzip" => gunzip(&body, limit),
-        other => Err(ExportError::ContentEncoding(other.to_owned())),
-    }
+    ExportRequest::decode(request).map_err(invalid_request)
 }
 
 /// Decompresses up to `limit` bytes. A small body can decompress to gigabytes.
-fn gunzip(body: &[u8], limit: usize) -> Result<Bytes, ExportError> {
+fn gunzip(body: &[u8], limit: usize) -> Result<Bytes, Status> {
     let mut plain = Vec::new();
-    MultiGzDecoder::new(body).take(limit as u64 + 1).read_to_end(&mut plain)?;
-    if plain.len() > limit { Err(ExportError::TooLarge(limit)) } else { Ok(plain.into()) }
+    MultiGzDecoder::new(body).take(limit as u64 + 1).read_to_end(&mut plain).map_err(|error| {
+        Status::invalid_argument(format!("cannot decompress the request body: {error}"))
+    })?;
+    if plain.len() > limit { Err(too_large(limit)) } else { Ok(plain.into()) }
+}
+
+fn too_large(limit: usize) -> Status {
+    let message = format!("the request is larger than {limit} bytes; export smaller batches");
+    Status::resource_exhausted(message)
 }
 
 fn header(headers: &HeaderMap, name: HeaderName) -> &str {
@@ -70,51 +91,18 @@ fn protobuf(status: StatusCode, message: &impl Message) -> Response {
     (status, [(CONTENT_TYPE, PROTOBUF)], message.encode_to_vec()).into_response()
 }
 
-/// Error of an export request that is rejected as a whole.
-#[derive(Debug, thiserror::Error)]
-enum ExportError {
-    #[error(
-        "content type {0:?} is not supported; send {PROTOBUF} \
-         (OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf)"
-    )]
-    MediaType(String),
-    #[error("content encoding {0:?} is not supported; send gzip or none")]
-    ContentEncoding(String),
-    /// The limit is in bytes.
-    #[error("the request is larger than {0} bytes; export smaller batches")]
-    TooLarge(usize),
-    #[error("cannot read the request body: {0}")]
-    Body(#[source] BoxError),
-    #[error("cannot decompress the request body: {0}")]
-    Gzip(#[from] io::Error),
-    #[error(transparent)]
-    Decode(#[from] DecodeError),
-}
-
-impl IntoResponse for ExportError {
-    fn into_response(self) -> Response {
-        let message = self.to_string();
-        let (status, code) = match self {
-            // The client may not be able to decode protobuf.
-            Self::MediaType(_) | Self::ContentEncoding(_) => {
-                let headers = [(ACCEPT_ENCODING, "gzip")];
-                return (StatusCode::UNSUPPORTED_MEDIA_TYPE, headers, message + "\n")
-                    .into_response();
-            }
-            Self::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, Code::ResourceExhausted),
-            Self::Body(_) | Self::Gzip(_) | Self::Decode(_) => {
-                (StatusCode::BAD_REQUEST, Code::InvalidArgument)
-            }
-        };
-        protobuf(status, &RpcStatus { code: code as i32, message })
-    }
-}
-
-/// `google.rpc.Status`, the body of an error response in OTLP/HTTP.
-#[derive(Clone, PartialEq, Message)]
-struct RpcStatus {
-    #[prost(int32, tag = "1")]
-    code: i32,
-    #[prost(string, tag = "2")]
-    message: String,
+fn error_response(status: &Status) -> Response {
+    let http_status = match status.code() {
+        // The client may not be able to decode protobuf.
+        Code::Unimplemented => {
+            let text = format!("{}\n", status.message());
+            let headers = [(ACCEPT_ENCODING, "gzip")];
+            return (StatusCode::UNSUPPORTED_MEDIA_TYPE, headers, text).into_response();
+        }
+        Code::ResourceExhausted => StatusCode::PAYLOAD_TOO_LARGE,
+        _ => StatusCode::BAD_REQUEST,
+    };
+    let message = status.message().to_owned();
+    let body = tonic_types::Status { code: status.code() as i32, message, ..Default::default() };
+    protobuf(http_status, &body)
 }

@@ -30,7 +30,7 @@ impl Jaeger {
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        self.handle.store().stats()
+        self.handle.stats()
     }
 
     pub(crate) async fn channel(&self) -> Channel {

@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::net::{TcpListener, TcpStream};
 
-use embedded_jaeger::{JaegerConfig, Listener};
+use embedded_jaeger::JaegerConfig;
 
 use crate::jaeger::Jaeger;
 
@@ -20,15 +20,15 @@ async fn port_in_use_names_listener() {
     let addr = occupied.local_addr().unwrap();
     let config = JaegerConfig::with_ephemeral_ports();
     for (listener, config) in [
-        (Listener::OtlpGrpc, JaegerConfig { otlp_grpc: addr, ..config.clone() }),
-        (Listener::OtlpHttp, JaegerConfig { otlp_http: addr, ..config.clone() }),
-        (Listener::Ui, JaegerConfig { ui: addr, ..config }),
+        ("OTLP/gRPC", JaegerConfig { otlp_grpc: addr, ..config.clone() }),
+        ("OTLP/HTTP", JaegerConfig { otlp_http: addr, ..config.clone() }),
+        ("the Jaeger UI", JaegerConfig { ui: addr, ..config }),
     ] {
         let error = embedded_jaeger::start(config).await.unwrap_err();
         assert_eq!((error.listener, error.addr), (listener, addr));
         let message = error.to_string();
         assert!(message.contains(&addr.to_string()), "{message}");
-        assert!(message.contains(&listener.to_string()), "{message}");
+        assert!(message.contains(listener), "{message}");
     }
 }
 
