@@ -14,8 +14,8 @@ use testkit::{LogLine, Process, ProcessBuilder};
 const DURATION_SUM: &str = "http_server_request_duration_seconds_sum";
 const DURATION_COUNT: &str = "http_server_request_duration_seconds_count";
 
-fn zoo(collector: &OtlpCollector) -> Process {
-    ProcessBuilder::example("zoo").envs(collector.variables(Protocol::Grpc)).serve()
+fn start_service(collector: &OtlpCollector) -> Process {
+    ProcessBuilder::example("response_endings").envs(collector.variables(Protocol::Grpc)).serve()
 }
 
 /// A request, and what must be recorded about it.
@@ -97,7 +97,7 @@ const CASES: [Case; 17] = [
 fn response_end_is_recorded() {
     let collector = OtlpCollector::start();
     for case in CASES {
-        let zoo = zoo(&collector);
+        let service = start_service(&collector);
         let name = format!("{} {}", case.method, case.route);
         let mut request = Request::new(case.method, case.route);
         for (header, value) in case.headers {
@@ -106,7 +106,7 @@ fn response_end_is_recorded() {
         if !case.disconnects && case.status != Some(101) {
             request = request.header("Connection", "close");
         }
-        let mut connection = request.start(zoo.address());
+        let mut connection = request.start(service.address());
         if case.disconnects {
             connection.read_until(case.received.as_bytes()).expect(&name);
         } else {
@@ -116,13 +116,14 @@ fn response_end_is_recorded() {
             assert!(received.ends_with(case.received), "{name}: {received:?}");
         }
         drop(connection);
-        let line = zoo.wait_for_log_line(&name, |line| line.get("endpoint") == Some(case.route));
+        let line =
+            service.wait_for_log_line(&name, |line| line.get("endpoint") == Some(case.route));
         let span = collector.wait_for_trace(&line["trace_id"], 1).remove(0);
-        assert_recorded(&name, &case, &zoo, &line, &span);
+        assert_recorded(&name, &case, &service, &line, &span);
     }
 }
 
-fn assert_recorded(name: &str, case: &Case, zoo: &Process, line: &LogLine, span: &Span) {
+fn assert_recorded(name: &str, case: &Case, service: &Process, line: &LogLine, span: &Span) {
     assert_eq!(&line["level"], case.level, "{name}: {line:?}");
     assert_eq!(
         line.get("error"),
@@ -131,7 +132,7 @@ fn assert_recorded(name: &str, case: &Case, zoo: &Process, line: &LogLine, span:
     );
 
     let status = case.status.map(|status| status.to_string());
-    let page = zoo.metrics();
+    let page = service.metrics();
     let labels: Vec<_> = [
         Some(("http_route", case.route)),
         status.as_deref().map(|status| ("http_response_status_code", status)),
@@ -172,11 +173,11 @@ fn assert_recorded(name: &str, case: &Case, zoo: &Process, line: &LogLine, span:
 #[test]
 fn unfinished_span_is_counted_at_shutdown() {
     let collector = OtlpCollector::start();
-    let zoo = zoo(&collector);
-    let response = zoo.get("/spawned");
-    zoo.wait_for_access_line(response.trace_id());
-    assert_eq!(zoo.stop().code, Some(0));
-    let line = zoo.wait_for_message("spans dropped");
+    let service = start_service(&collector);
+    let response = service.get("/spawned");
+    service.wait_for_access_line(response.trace_id());
+    assert_eq!(service.stop().code, Some(0));
+    let line = service.wait_for_message("spans dropped");
     assert_eq!(&line["spans"], "1");
     assert_eq!(collector.spans().len(), 1);
 }

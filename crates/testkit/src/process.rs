@@ -204,9 +204,21 @@ impl Process {
     /// # Panics
     /// If the process has exited or the system has no `/proc`.
     pub fn resident_kib(&self) -> i64 {
+        self.status_kib("VmRSS:")
+    }
+
+    /// Returns the maximum of the resident memory since the start of the process in KiB.
+    ///
+    /// # Panics
+    /// If the process has exited or the system has no `/proc`.
+    pub fn peak_resident_kib(&self) -> i64 {
+        self.status_kib("VmHWM:")
+    }
+
+    fn status_kib(&self, field: &str) -> i64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.trim().strip_suffix(" kB").unwrap().parse().unwrap()
+        let value = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+        value.trim().strip_suffix(" kB").unwrap().parse().unwrap()
     }
 
     /// Returns the lines on stdout so far.

@@ -119,6 +119,9 @@ fn missing_system_roots_disable_tls_only() {
         let exit = service().env(ENDPOINT, "https://127.0.0.1:4317").run_to_exit();
         assert_eq!(exit.code, Some(1), "{exit:?}");
         let [message] = &exit.stderr[..] else { panic!("{exit:?}") };
-        assert!(message.starts_with("traces: ") && message.contains("cert"), "{message}");
+        assert!(
+            message.starts_with("cannot start telemetry: ") && message.contains("cert"),
+            "{message}"
+        );
     }
 }
