@@ -15,7 +15,7 @@ const DURATION_SUM: &str = "http_server_request_duration_seconds_sum";
 const DURATION_COUNT: &str = "http_server_request_duration_seconds_count";
 
 fn start_service(collector: &OtlpCollector) -> Process {
-    ProcessBuilder::example("response_endings").envs(collector.variables(Protocol::Grpc)).serve()
+    ProcessBuilder::example("zoo").envs(collector.variables(Protocol::Grpc)).serve()
 }
 
 /// A request, and what must be recorded about it.
