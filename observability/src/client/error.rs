@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::{Method, StatusCode};
 use reqwest::Url;
 
-use crate::error::{ErrorKind, Failure, error_chain};
+use crate::error::{ErrorKind, Failure, causes, error_chain};
 use crate::http::redact_url;
 
 /// Error of a failed call.
@@ -93,12 +93,5 @@ impl From<CallError> for Failure {
 
 /// Returns `true` if the server's response is not HTTP.
 fn is_parse_error(error: &(dyn Error + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if error.downcast_ref().is_some_and(hyper::Error::is_parse) {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
+    causes(error).any(|cause| cause.downcast_ref().is_some_and(hyper::Error::is_parse))
 }

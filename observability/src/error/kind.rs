@@ -7,6 +7,7 @@ use std::io;
 
 use http::StatusCode;
 
+use super::source::causes;
 use super::{CircuitOpenError, DnsError};
 
 /// Kind of a failed call or request.
@@ -107,7 +108,8 @@ impl ErrorKind {
         }
         if error.is_decode() {
             // If the connection failed, hyper's error is among the causes. Otherwise the content is malformed.
-            let kind = Self::from_chain(error).filter(|_| has_cause::<hyper::Error>(error));
+            let kind = Self::from_chain(error)
+                .filter(|_| causes(error).any(|cause| cause.is::<hyper::Error>()));
             return kind.unwrap_or(Self::Decode);
         }
         let kind = Self::from_chain(error).unwrap_or(Self::Other);
@@ -132,14 +134,9 @@ impl ErrorKind {
         }
     }
 
+    /// Returns the kind of the innermost cause with a known type.
     fn from_chain(error: &(dyn Error + 'static)) -> Option<Self> {
-        let mut cause = Some(error);
-        let mut kind = None;
-        while let Some(error) = cause {
-            kind = Self::classify(error).or(kind);
-            cause = source(error);
-        }
-        kind
+        causes(error).filter_map(Self::classify).last()
     }
 
     fn classify(error: &(dyn Error + 'static)) -> Option<Self> {
@@ -198,26 +195,6 @@ fn is_local(error: &io::Error) -> bool {
             .any(|errno| errno.raw_os_error() == code);
     }
     error.kind() == io::ErrorKind::AddrNotAvailable
-}
-
-/// Returns `true` if `T` is the type of the error or of one of its causes.
-fn has_cause<T: Error + 'static>(error: &(dyn Error + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if error.is::<T>() {
-            return true;
-        }
-        cause = source(error);
-    }
-    false
-}
-
-/// Returns the cause of an error. `source` of an `io::Error` skips the error that it wraps.
-fn source<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
-    match error.downcast_ref::<io::Error>() {
-        Some(io) => io.get_ref().map(|inner| inner as &(dyn Error + 'static)),
-        None => error.source(),
-    }
 }
 
 impl fmt::Display for ErrorKind {

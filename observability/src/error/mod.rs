@@ -8,4 +8,4 @@ mod source;
 pub use exit::{Error, exit_code};
 pub use failure::Failure;
 pub use kind::ErrorKind;
-pub(crate) use source::{CircuitOpenError, DnsError, error_chain};
+pub(crate) use source::{CircuitOpenError, DnsError, causes, error_chain};

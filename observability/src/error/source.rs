@@ -13,6 +13,17 @@ pub(crate) struct DnsError(#[source] pub(crate) io::Error);
 #[error("circuit breaker is open")]
 pub(crate) struct CircuitOpenError;
 
+/// Returns an error and its causes, outermost first. Includes the error that an `io::Error` wraps, which
+/// its `source` skips.
+pub(crate) fn causes<'a>(
+    error: &'a (dyn Error + 'static),
+) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| match error.downcast_ref::<io::Error>() {
+        Some(io) => io.get_ref().map(|inner| inner as &(dyn Error + 'static)),
+        None => error.source(),
+    })
+}
+
 /// Returns an error and its causes on one line, outermost first. A cause whose text ends its parent's
 /// text is not repeated.
 pub(crate) fn error_chain(error: &(dyn Error + 'static)) -> String {
