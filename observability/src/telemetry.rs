@@ -70,7 +70,13 @@ impl Telemetry {
         otel: OtelConfig,
         log: impl Write + Send + 'static,
     ) -> Result<(Self, impl Subscriber + Send + Sync), Error> {
-        let metrics = Arc::new(Metrics::new(service.name, service.version, service.revision));
+        let series_limit = config.metrics_series_limit.get();
+        let metrics =
+            Arc::new(Metrics::new(service.name, service.version, service.revision, series_limit));
+        let resource = otel.resource(&service);
+        metrics.set_target_info(
+            resource.iter().map(|(name, value)| (name.as_str().to_owned(), value.to_string())),
+        );
         let writer = NonBlockingWriter::start(log, metrics.dropped_lines.clone())
             .map_err(|error| Error::telemetry("log thread", error))?;
         let logger = Logger::new(writer, config.log_format, service.log_label, &config.log_filter);
@@ -95,6 +101,15 @@ impl Telemetry {
     /// Returns `span` if it is sampled and an exporter is configured. Exemplars refer only to such spans.
     pub(crate) fn exemplar_context<'a>(&self, span: &'a SpanContext) -> Option<&'a SpanContext> {
         (span.is_sampled() && self.0.traces.processor.is_some()).then_some(span)
+    }
+
+    /// Sets the upper bounds of the buckets of a histogram that the service records through the crate
+    /// `metrics`, before it records the first sample.
+    ///
+    /// Without this, the bounds are [`DURATION_BUCKETS`](crate::metrics::DURATION_BUCKETS) if the name ends
+    /// in `_seconds`, otherwise [`DEFAULT_BUCKETS`](crate::metrics::DEFAULT_BUCKETS).
+    pub fn set_histogram_bounds(&self, name: &str, bounds: &[f64]) {
+        self.0.metrics.set_bounds(name, bounds);
     }
 
     /// Returns `true` if `/readyz` responds 200.

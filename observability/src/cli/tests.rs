@@ -110,20 +110,21 @@ fn help_lists_defaults() {
     for name in FLAGS.into_iter().chain(["--speed", "--turn", "--health-check"]) {
         assert!(help.contains(name), "no {name} in {help}");
     }
-    for name in &VARIABLES[..8] {
+    for name in &VARIABLES[..9] {
         assert!(help.contains(&format!("[env: {name}]")), "no {name} in {help}");
     }
     assert!(help.contains("[default: 127.0.0.1:8080]"), "{help}");
 }
 
 /// Variables that are read, those with a flag first.
-const VARIABLES: [&str; 21] = [
+const VARIABLES: [&str; 22] = [
     "LISTEN_ADDR",
     "ADMIN_ADDR",
     "SHUTDOWN_TIMEOUT_MS",
     "DRAIN_DELAY_MS",
     "MAX_CONCURRENT_REQUESTS",
     "IDLE_TIMEOUT_MS",
+    "METRICS_SERIES_LIMIT",
     "LOG_FORMAT",
     "RUST_LOG",
     "OTEL_SDK_DISABLED",
@@ -142,13 +143,14 @@ const VARIABLES: [&str; 21] = [
 ];
 
 /// Flags of the common settings.
-const FLAGS: [&str; 8] = [
+const FLAGS: [&str; 9] = [
     "--listen-addr",
     "--admin-addr",
     "--shutdown-timeout-ms",
     "--drain-delay-ms",
     "--max-concurrent-requests",
     "--idle-timeout-ms",
+    "--metrics-series-limit",
     "--log-format",
     "--rust-log",
 ];

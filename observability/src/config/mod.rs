@@ -40,6 +40,9 @@ pub struct Config {
     #[arg(long = "idle-timeout-ms", env = "IDLE_TIMEOUT_MS", value_name = "MS")]
     #[arg(default_value = "10000", value_parser = milliseconds(1))]
     pub(crate) idle_timeout: Duration,
+    /// Maximum number of series per metric; the rest is counted as `_OTHER`
+    #[arg(long, env, value_name = "N", default_value = "2000")]
+    pub(crate) metrics_series_limit: NonZeroUsize,
     /// Format of log lines: logfmt or json
     #[arg(long, env, value_name = "FORMAT", default_value = "logfmt")]
     pub(crate) log_format: LogFormat,

@@ -14,6 +14,7 @@ use std::time::Duration;
 use opentelemetry::KeyValue;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::Sampler;
+use uuid::Uuid;
 
 use super::ServiceInfo;
 
@@ -30,6 +31,8 @@ pub(crate) struct OtelConfig {
     pub(crate) batch: BatchConfig,
     /// `OTEL_SERVICE_NAME`.
     pub(crate) service_name: Option<String>,
+    /// `service.instance.id`, unless `OTEL_RESOURCE_ATTRIBUTES` has one.
+    pub(crate) instance_id: String,
     /// Warnings to log once the log exists.
     pub(crate) warnings: Vec<String>,
 }
@@ -114,13 +117,15 @@ impl OtelConfig {
         let otlp = read_otlp(&mut env);
         let service_name = env.text("OTEL_SERVICE_NAME");
         if env.errors.is_empty() {
-            Ok(Self { disabled, otlp, sampler, batch, service_name, warnings: env.warnings })
+            let instance_id = Uuid::new_v4().to_string();
+            let warnings = env.warnings;
+            Ok(Self { disabled, otlp, sampler, batch, service_name, instance_id, warnings })
         } else {
             Err(env.errors)
         }
     }
 
-    /// Returns the resource of all spans: name and version of the service, `OTEL_RESOURCE_ATTRIBUTES`,
+    /// Returns the resource: name, version and instance of the service, `OTEL_RESOURCE_ATTRIBUTES`,
     /// and the attributes that the SDK detects.
     pub(crate) fn resource(&self, service: &ServiceInfo) -> Resource {
         let detected = Resource::builder().build();
@@ -132,7 +137,12 @@ impl OtelConfig {
             None if is_named => None,
             None => Some(service.name.to_owned()),
         };
-        let mut builder = Resource::builder()
+        let mut builder = Resource::builder();
+        if detected.get(&"service.instance.id".into()).is_none() {
+            let id = self.instance_id.clone();
+            builder = builder.with_attribute(KeyValue::new("service.instance.id", id));
+        }
+        builder = builder
             .with_attribute(KeyValue::new("service.version", service.version))
             .with_attribute(KeyValue::new("process.pid", i64::from(std::process::id())));
         if let Some(name) = name {

@@ -6,14 +6,16 @@
 
 mod client;
 mod exemplar;
+mod exposition;
+mod family;
 mod handles;
-mod histogram;
 mod log;
 mod names;
-pub(crate) mod openmetrics;
 mod outcome;
 mod process;
 mod registry;
+mod runtime;
+mod series;
 mod server;
 mod span;
 
@@ -26,16 +28,20 @@ use parking_lot::RwLock;
 use crate::http::KnownMethod;
 
 use client::ServerAddressRef;
+use family::Problem;
 use handles::PerMethod;
 use process::ProcessMetrics;
 use registry::Registry;
+use runtime::RuntimeMetrics;
 
 pub(crate) use client::ClientMetrics;
+pub(crate) use exposition::Format;
 pub(crate) use log::DroppedLines;
 pub use names::{
     BUILD_INFO, CLIENT_ACTIVE, CLIENT_CIRCUIT_OPEN, CLIENT_DURATION, CLIENT_ERRORS, CLIENT_RETRIES,
-    DURATION_BUCKETS, LOG_LINES_LOST, SERVER_ACTIVE, SERVER_DURATION, SPANS_EXPORTED,
-    SPANS_PROCESSED, SPANS_STARTED,
+    DEFAULT_BUCKETS, DURATION_BUCKETS, LOG_LINES_LOST, METRICS_REJECTED, SERVER_ACTIVE,
+    SERVER_DURATION, SERVER_ERRORS, SPANS_EXPORTED, SPANS_PROCESSED, SPANS_STARTED, TARGET_INFO,
+    TOKIO_ALIVE_TASKS, TOKIO_BUSY, TOKIO_QUEUE_DEPTH, TOKIO_WORKERS,
 };
 pub(crate) use names::{UNMATCHED_ROUTE, URL_SCHEME};
 pub(crate) use outcome::Outcome;
@@ -46,6 +52,7 @@ pub(crate) use span::{ExportFailure, SpanMetrics};
 pub(crate) struct Metrics {
     registry: Registry,
     process: ProcessMetrics,
+    runtime: RuntimeMetrics,
     routes: RwLock<HashMap<&'static str, &'static ServerMetrics>>,
     server_active: PerMethod<Gauge>,
     clients: RwLock<HashMap<Box<str>, Vec<Arc<ClientMetrics>>>>,
@@ -54,8 +61,9 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    pub(crate) fn new(service: &str, version: &str, revision: &str) -> Self {
-        let registry = Registry::new();
+    /// Creates the metrics of a build. A family has at most `series_limit` series.
+    pub(crate) fn new(service: &str, version: &str, revision: &str, series_limit: usize) -> Self {
+        let registry = Registry::new(series_limit);
         names::describe(&registry);
         registry
             .gauge(
@@ -69,6 +77,7 @@ impl Metrics {
             .set(1.0);
         Self {
             process: ProcessMetrics::new(&registry),
+            runtime: RuntimeMetrics::new(&registry),
             routes: RwLock::default(),
             server_active: PerMethod::default(),
             clients: RwLock::default(),
@@ -83,15 +92,22 @@ impl Metrics {
         self.registry.clone()
     }
 
-    /// Renders all metrics in the Prometheus text format.
-    pub(crate) fn render(&self) -> String {
-        self.process.collect(&self.registry);
-        ProcessMetrics::fix_types(&self.registry.render())
+    /// Sets the attributes of the resource, the labels of [`TARGET_INFO`].
+    pub(crate) fn set_target_info(&self, attributes: impl Iterator<Item = (String, String)>) {
+        let labels = attributes.map(|(name, value)| Label::new(name, value)).collect();
+        self.registry.info(TARGET_INFO, labels);
     }
 
-    /// Renders all metrics in OpenMetrics, with exemplars.
-    pub(crate) fn render_openmetrics(&self) -> String {
-        openmetrics::render(&self.render(), self.registry.exemplars())
+    /// Sets the upper bounds of the buckets of a histogram.
+    pub(crate) fn set_bounds(&self, name: &str, bounds: &[f64]) {
+        self.registry.set_bounds(name, bounds);
+    }
+
+    /// Renders all metrics.
+    pub(crate) fn render(&self, format: Format) -> String {
+        self.process.collect(&self.registry);
+        self.runtime.collect();
+        self.registry.render(format)
     }
 
     pub(crate) fn server_active(&self, method: KnownMethod) -> &Gauge {
@@ -135,11 +151,20 @@ impl Metrics {
         if let Some(client) = find(&clients) {
             return client;
         }
+        let servers = clients.values().map(Vec::len).sum::<usize>();
+        if servers >= (self.registry.limit() / SERIES_PER_SERVER).max(1) {
+            drop(clients);
+            self.registry.report(CLIENT_ERRORS, Problem::SeriesLimit);
+            return Arc::new(ClientMetrics::overflow(self.registry.clone(), server));
+        }
         let client = Arc::new(ClientMetrics::new(self.registry.clone(), server));
         clients.entry(server.address.into()).or_default().push(Arc::clone(&client));
         client
     }
 }
+
+/// Share of the series limit that a called server takes: its error kinds and some status codes.
+const SERIES_PER_SERVER: usize = 16;
 
 fn label(name: &'static str, value: impl Into<SharedString>) -> Label {
     Label::new(name, value)

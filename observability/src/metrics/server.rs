@@ -1,12 +1,16 @@
 //! Metrics of served requests.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use http::StatusCode;
 use opentelemetry::trace::SpanContext;
 
-use super::handles::{DurationSeries, HandleCache, PerMethod};
+use super::handles::{HandleCache, PerMethod};
 use super::registry::Registry;
-use super::{Outcome, SERVER_DURATION, URL_SCHEME, label};
+use super::series::{Counter, Histogram};
+use super::{Outcome, SERVER_DURATION, SERVER_ERRORS, URL_SCHEME, label};
+use crate::error::ErrorKind;
 use crate::http::KnownMethod;
 
 /// Metric handles of one route.
@@ -17,13 +21,27 @@ pub(crate) struct ServerMetrics {
     registry: Registry,
     pub(crate) template: &'static str,
     span_names: PerMethod<&'static str>,
-    durations: HandleCache<Outcome, DurationSeries>,
+    durations: HandleCache<Outcome, Arc<Histogram>>,
+    errors: HandleCache<ErrorKind, Arc<Counter>>,
 }
 
 impl ServerMetrics {
+    /// Creates the handles. The error counters of all named kinds and of 500 are 0 from now on, so that a
+    /// rate includes the first error.
     pub(super) fn new(registry: Registry, template: &'static str) -> Self {
-        let (span_names, durations) = (PerMethod::default(), HandleCache::default());
-        Self { registry, template, span_names, durations }
+        let metrics = Self {
+            registry,
+            template,
+            span_names: PerMethod::default(),
+            durations: HandleCache::default(),
+            errors: HandleCache::default(),
+        };
+        let server_error = ErrorKind::Status(StatusCode::INTERNAL_SERVER_ERROR);
+        let more = [ErrorKind::CircuitOpen, ErrorKind::Overload, server_error];
+        for kind in ErrorKind::ALL_NAMED.into_iter().chain(more) {
+            metrics.with_error_counter(kind, |_| ());
+        }
+        metrics
     }
 
     /// Returns the name of the route's server spans.
@@ -38,6 +56,9 @@ impl ServerMetrics {
         duration: Duration,
         exemplar: Option<&SpanContext>,
     ) {
+        if let Some(kind) = outcome.error {
+            self.with_error_counter(kind, |counter| counter.increment_with(exemplar));
+        }
         let register = || {
             let mut labels = vec![
                 label("http_request_method", outcome.method.as_str()),
@@ -45,8 +66,18 @@ impl ServerMetrics {
                 label("url_scheme", URL_SCHEME),
             ];
             outcome.add_labels(&mut labels);
-            DurationSeries::register(&self.registry, SERVER_DURATION, &labels)
+            self.registry.histogram(SERVER_DURATION, labels)
         };
-        self.durations.with(&outcome, register, |series| series.record(duration, exemplar));
+        let seconds = duration.as_secs_f64();
+        self.durations.with(&outcome, register, |series| series.record_with(seconds, exemplar));
+    }
+
+    fn with_error_counter(&self, kind: ErrorKind, f: impl FnOnce(&Counter)) {
+        let register = || {
+            let labels =
+                vec![label("http_route", self.template), label("error_type", kind.as_label())];
+            self.registry.counter_with_exemplar(SERVER_ERRORS, labels)
+        };
+        self.errors.with(&kind, register, |counter| f(counter));
     }
 }
