@@ -1,12 +1,11 @@
 //! Exemplars: for each bucket or counter, the trace of the last sampled request that it counts.
 
-use std::fmt;
-use std::time::SystemTime;
+use std::fmt::{self, Display};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use opentelemetry::trace::SpanContext;
 use parking_lot::Mutex;
 
-use super::exposition::Timestamp;
 use crate::hex::write_hex;
 
 /// Value and ids of one request. Its labels stay within the 128 characters that OpenMetrics 1.0, section
@@ -38,7 +37,7 @@ impl ExemplarSlot {
 }
 
 /// Writes `{trace_id="…",span_id="…"} value time`.
-impl fmt::Display for Exemplar {
+impl Display for Exemplar {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut hex = [0; 48];
         write_hex(&mut hex, &self.ids);
@@ -50,5 +49,15 @@ impl fmt::Display for Exemplar {
             self.value,
             Timestamp(self.time)
         )
+    }
+}
+
+/// Seconds since the Unix epoch with milliseconds.
+pub(super) struct Timestamp(pub(super) SystemTime);
+
+impl Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let time = self.0.duration_since(UNIX_EPOCH).unwrap_or_default();
+        write!(f, "{}.{:03}", time.as_secs(), time.subsec_millis())
     }
 }

@@ -5,11 +5,11 @@
 
 use std::fmt::{self, Display, Write};
 use std::sync::atomic::Ordering;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use metrics::Label;
 
-use super::exemplar::Exemplar;
+use super::exemplar::{Exemplar, Timestamp};
 use super::family::{Families, Kind, Labels};
 use super::series::{Histogram, Series};
 
@@ -204,15 +204,5 @@ impl Display for Bound {
             },
             None => Float(self.value).fmt(f),
         }
-    }
-}
-
-/// Seconds since the Unix epoch with milliseconds.
-pub(super) struct Timestamp(pub(super) SystemTime);
-
-impl Display for Timestamp {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let time = self.0.duration_since(UNIX_EPOCH).unwrap_or_default();
-        write!(f, "{}.{:03}", time.as_secs(), time.subsec_millis())
     }
 }

@@ -28,6 +28,15 @@ pub(super) enum Kind {
 }
 
 impl Kind {
+    /// Returns `true` if a family of this type has such series.
+    pub(super) fn has(self, series: &Series) -> bool {
+        match series {
+            Series::Counter(_) => self == Self::Counter,
+            Series::Gauge(_) => matches!(self, Self::Gauge | Self::FloatCounter | Self::Info),
+            Series::Histogram(_) => self == Self::Histogram,
+        }
+    }
+
     /// Returns the suffixes of the sample names. A family also reserves its bare name.
     fn suffixes(self) -> &'static [&'static str] {
         match self {

@@ -128,7 +128,7 @@ impl Registry {
     /// Returns the series of a key, or `None` if its name is taken by another type.
     fn series(&self, key: &Key, kind: Kind) -> Option<Series> {
         if let Some(series) = self.0.known.read().get(key)
-            && series.is(kind)
+            && kind.has(series)
         {
             return Some(series.clone());
         }
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn series_over_limit_are_counted_as_other() {
+    fn series_over_limit_are_other() {
         let registry = Registry::new(10);
         with_local_recorder(&registry, || {
             for user in 0..100_000 {

@@ -11,7 +11,6 @@ use metrics::{CounterFn, HistogramFn};
 use opentelemetry::trace::SpanContext;
 
 use super::exemplar::{Exemplar, ExemplarSlot};
-use super::family::Kind;
 
 /// Series of any type. A clone shares the value.
 #[derive(Debug, Clone)]
@@ -20,17 +19,6 @@ pub(super) enum Series {
     /// Bits of an `f64`.
     Gauge(Arc<AtomicU64>),
     Histogram(Arc<Histogram>),
-}
-
-impl Series {
-    /// Returns `true` if the series belongs to a family of this type.
-    pub(super) fn is(&self, kind: Kind) -> bool {
-        match self {
-            Self::Counter(_) => kind == Kind::Counter,
-            Self::Gauge(_) => matches!(kind, Kind::Gauge | Kind::FloatCounter | Kind::Info),
-            Self::Histogram(_) => kind == Kind::Histogram,
-        }
-    }
 }
 
 /// Counter with the exemplar of its last increment.
