@@ -107,6 +107,13 @@ impl Telemetry {
         self.0.ready.store(ready, Ordering::Relaxed);
     }
 
+    /// Logs the warnings about `OTEL_*` variables.
+    pub(crate) fn log_warnings(&self) {
+        for warning in &self.0.otel.warnings {
+            tracing::warn!(target: "observability", "{warning}");
+        }
+    }
+
     /// Exports the queued spans and writes the queued log lines, within `timeout`. Blocks the thread.
     ///
     /// Spans that cannot be exported are counted, and the last log lines say how many.

@@ -24,6 +24,7 @@
 mod event_log;
 mod fake_server;
 pub mod http;
+pub mod http2;
 mod logfmt;
 #[cfg(target_os = "linux")]
 pub mod network;

@@ -84,6 +84,8 @@ pub struct Span {
     pub resource: BTreeMap<String, serde_json::Value>,
     /// Time from start to end in nanoseconds.
     pub duration_ns: u64,
+    /// Trace ids of the links.
+    pub links: Vec<String>,
 }
 
 impl Span {
@@ -299,6 +301,7 @@ fn convert_span(span: wire::Span, resource: &[KeyValue]) -> Span {
         attributes: attributes(&span.attributes),
         resource: attributes(resource),
         duration_ns: span.end_time_unix_nano - span.start_time_unix_nano,
+        links: span.links.iter().map(|link| hex(&link.trace_id)).collect(),
         name: span.name,
     }
 }

@@ -1,7 +1,7 @@
 //! The telemetry middleware: injects the trace context, and records span and metrics of each call.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use http::{Extensions, StatusCode};
 use http_body::Body as HttpBody;
@@ -20,7 +20,7 @@ use crate::error::ErrorKind;
 use crate::http::{BodyEnd, InstrumentedBody, KnownMethod, OnBodyEnd, redact_url};
 use crate::metrics::{ClientMetrics, Outcome};
 use crate::telemetry::Telemetry;
-use crate::traces::propagation;
+use crate::traces::{end_after, propagation};
 
 pub(super) struct TelemetryMiddleware {
     pub(super) telemetry: Telemetry,
@@ -90,8 +90,6 @@ pub(super) struct CallGuard {
     telemetry: Telemetry,
     metrics: Arc<ClientMetrics>,
     started: Instant,
-    /// Wall clock at `started`. The end of the span is computed from it, because the clock may be set.
-    started_at: SystemTime,
     method: KnownMethod,
     cx: Context,
     /// Keeps the `tracing` span open. [`finish`](Self::finish) ends the OpenTelemetry span.
@@ -120,7 +118,6 @@ impl CallGuard {
             telemetry: telemetry.clone(),
             metrics,
             started: Instant::now(),
-            started_at: SystemTime::now(),
             method,
             cx,
             _span: span,
@@ -154,7 +151,7 @@ impl CallGuard {
         if error.is_some_and(|error| error != ErrorKind::Canceled) {
             span.set_status(Status::error(""));
         }
-        span.end_with_timestamp(self.started_at + duration);
+        end_after(&span, duration);
     }
 
     /// Moves the guard into the body of the response.
@@ -186,7 +183,7 @@ impl OnBodyEnd<reqwest::Error> for CallGuard {
     fn end(&mut self, end: BodyEnd<'_, reqwest::Error>) {
         self.finish(match end {
             // A caller that reads only the head has the outcome of the head.
-            BodyEnd::Complete | BodyEnd::Unread => None,
+            BodyEnd::Complete { .. } | BodyEnd::Unread => None,
             BodyEnd::Failed(error) => Some(ErrorKind::from_reqwest(error)),
             BodyEnd::Panicked => Some(ErrorKind::Other),
         });

@@ -9,9 +9,11 @@ use clap::builder::TypedValueParser;
 use tracing_subscriber::filter::Targets;
 
 mod otel;
+mod request;
 mod service;
 
 pub(crate) use otel::{BatchConfig, OtelConfig, OtlpConfig, Protocol};
+pub(crate) use request::RequestConfig;
 pub use service::ServiceInfo;
 
 /// Settings common to all services.
@@ -46,6 +48,8 @@ pub struct Config {
     /// Log filter such as info,access=warn; `access` are the lines of requests
     #[arg(long = "rust-log", env = "RUST_LOG", value_name = "FILTER", default_value = "info")]
     pub(crate) log_filter: Targets,
+    #[command(flatten)]
+    pub(crate) request: RequestConfig,
 }
 
 impl Config {

@@ -2,10 +2,12 @@
 
 mod body;
 mod method;
+mod scheme;
 mod text;
 mod url;
 
 pub(crate) use body::{BodyEnd, InstrumentedBody, OnBodyEnd};
 pub(crate) use method::KnownMethod;
+pub(crate) use scheme::UrlScheme;
 pub(crate) use text::truncate;
 pub(crate) use url::redact_url;

@@ -20,10 +20,10 @@ mod span;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use metrics::{Gauge, Label, Recorder, SharedString};
+use metrics::{Counter, Gauge, Label, Recorder, SharedString};
 use parking_lot::RwLock;
 
-use crate::http::KnownMethod;
+use crate::http::{KnownMethod, UrlScheme};
 
 use client::ServerAddressRef;
 use handles::PerMethod;
@@ -32,14 +32,14 @@ use registry::Registry;
 
 pub(crate) use client::ClientMetrics;
 pub(crate) use log::DroppedLines;
+pub(crate) use names::UNMATCHED_ROUTE;
 pub use names::{
     BUILD_INFO, CLIENT_ACTIVE, CLIENT_CIRCUIT_OPEN, CLIENT_DURATION, CLIENT_ERRORS, CLIENT_RETRIES,
-    DURATION_BUCKETS, LOG_LINES_LOST, SERVER_ACTIVE, SERVER_DURATION, SPANS_EXPORTED,
-    SPANS_PROCESSED, SPANS_STARTED,
+    DURATION_BUCKETS, LOG_LINES_LOST, SERVER_ACTIVE, SERVER_DURATION, SERVER_REJECTED,
+    SPANS_EXPORTED, SPANS_PROCESSED, SPANS_STARTED,
 };
-pub(crate) use names::{UNMATCHED_ROUTE, URL_SCHEME};
 pub(crate) use outcome::Outcome;
-pub(crate) use server::ServerMetrics;
+pub(crate) use server::{Rejection, ServerMetrics};
 pub(crate) use span::{ExportFailure, SpanMetrics};
 
 /// Metrics of one service.
@@ -47,7 +47,8 @@ pub(crate) struct Metrics {
     registry: Registry,
     process: ProcessMetrics,
     routes: RwLock<HashMap<&'static str, &'static ServerMetrics>>,
-    server_active: PerMethod<Gauge>,
+    server_active: [PerMethod<Gauge>; UrlScheme::COUNT],
+    rejected: [Counter; Rejection::COUNT],
     clients: RwLock<HashMap<Box<str>, Vec<Arc<ClientMetrics>>>>,
     pub(crate) spans: SpanMetrics,
     pub(crate) dropped_lines: DroppedLines,
@@ -70,7 +71,10 @@ impl Metrics {
         Self {
             process: ProcessMetrics::new(&registry),
             routes: RwLock::default(),
-            server_active: PerMethod::default(),
+            server_active: Default::default(),
+            rejected: Rejection::ALL.map(|reason| {
+                registry.counter(SERVER_REJECTED, vec![label("error_type", reason.as_str())])
+            }),
             clients: RwLock::default(),
             spans: SpanMetrics::new(&registry),
             dropped_lines: DroppedLines::new(&registry),
@@ -94,14 +98,19 @@ impl Metrics {
         openmetrics::render(&self.render(), self.registry.exemplars())
     }
 
-    pub(crate) fn server_active(&self, method: KnownMethod) -> &Gauge {
-        self.server_active.get(method, || {
+    pub(crate) fn server_active(&self, method: KnownMethod, scheme: UrlScheme) -> &Gauge {
+        self.server_active[scheme as usize].get(method, || {
             let labels = vec![
                 label("http_request_method", method.as_str()),
-                label("url_scheme", URL_SCHEME),
+                label("url_scheme", scheme.as_str()),
             ];
             self.registry.gauge(SERVER_ACTIVE, labels)
         })
+    }
+
+    /// Returns the counter of requests that hyper rejects for a reason.
+    pub(crate) fn rejected(&self, reason: Rejection) -> &Counter {
+        &self.rejected[reason as usize]
     }
 
     /// Returns the metrics of a route. `template` is the route's, never the path of a request.

@@ -5,6 +5,7 @@ use opentelemetry::trace::SpanContext;
 
 use super::*;
 use crate::error::ErrorKind;
+use crate::http::UrlScheme;
 
 fn metrics() -> Metrics {
     Metrics::new("service-a", "1.2.3", "abc")
@@ -17,7 +18,12 @@ fn outcome(status: u16, error: Option<ErrorKind>) -> Outcome {
 #[test]
 fn request_records_histogram_sample() {
     let metrics = metrics();
-    metrics.route("/echo").record(outcome(200, None), Duration::from_millis(30), None);
+    metrics.route("/echo").record(
+        UrlScheme::Http,
+        outcome(200, None),
+        Duration::from_millis(30),
+        None,
+    );
     let page = metrics.render();
     let labels = r#"http_request_method="GET",http_route="/echo",url_scheme="http",http_response_status_code="200""#;
     for line in [
@@ -84,6 +90,7 @@ fn exemplars_keep_latest_trace() {
     let timeout = Some(ErrorKind::Timeout);
     for (id, ms) in [(1, 900), (2, 1000), (3, 30)] {
         metrics.route("/e\"o").record(
+            UrlScheme::Http,
             outcome(200, None),
             Duration::from_millis(ms),
             Some(&span(id)),

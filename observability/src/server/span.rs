@@ -1,7 +1,6 @@
 //! The server span: its attributes by the HTTP semantic conventions, and its parent.
 
-use axum::extract::Request;
-use http::{Version, header};
+use http::{Request, Version, header};
 use opentelemetry::trace::{SpanContext, TraceContextExt, TraceFlags, TraceState};
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
@@ -10,8 +9,12 @@ use tracing::Span;
 use tracing::field::Empty;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-use crate::http::{KnownMethod, truncate};
-use crate::metrics::{ServerMetrics, UNMATCHED_ROUTE, URL_SCHEME};
+use super::current::is_measured_by;
+use super::forwarded::Origin;
+use crate::config::RequestConfig;
+use crate::http::{KnownMethod, UrlScheme, truncate};
+use crate::metrics::{ServerMetrics, UNMATCHED_ROUTE};
+use crate::telemetry::Telemetry;
 use crate::traces::propagation;
 
 /// Maximum size of an attribute that a client controls, in bytes. Bounds the memory of queued spans.
@@ -20,27 +23,47 @@ const MAX_ATTRIBUTE_BYTES: usize = 1024;
 /// Creates the server span as a child of the caller's span.
 ///
 /// [`set_request_attributes`] sets the attributes, once it is known that the span is recorded.
-#[derive(Clone, Copy)]
-pub(super) struct MakeServerSpan;
+#[derive(Clone)]
+pub struct MakeServerSpan {
+    telemetry: Telemetry,
+}
+
+impl MakeServerSpan {
+    pub(super) fn new(telemetry: Telemetry) -> Self {
+        Self { telemetry }
+    }
+}
 
 impl<B> MakeSpan<B> for MakeServerSpan {
-    fn make_span(&mut self, request: &http::Request<B>) -> Span {
+    fn make_span(&mut self, request: &Request<B>) -> Span {
+        if is_measured_by(&self.telemetry) {
+            return Span::none();
+        }
         // The declared fields reserve room for the attributes, which are set through the OpenTelemetry API.
         let span = tracing::info_span!(
             parent: None,
             "http.server.request",
             otel.kind = "server",
+            client.address = Empty,
             http.request.method = Empty,
             http.response.status_code = Empty,
             http.route = Empty,
+            network.peer.address = Empty,
+            network.peer.port = Empty,
             network.protocol.version = Empty,
+            server.address = Empty,
+            server.port = Empty,
             url.path = Empty,
             url.scheme = Empty,
             user_agent.original = Empty,
         );
-        if let Some(parent) = propagation::extract(request.headers()) {
-            // Fails only if the span is disabled.
-            let _ = span.set_parent(parent);
+        if let Some(caller) = propagation::extract(request.headers()) {
+            if self.telemetry.0.config.request.public_endpoint {
+                span.add_link(caller.span().span_context().clone());
+            } else {
+                // Fails only if the span is disabled.
+                let _ = span.set_parent(caller);
+            }
         }
         span
     }
@@ -69,12 +92,15 @@ pub(super) fn generate_trace_context() -> Context {
 }
 
 /// Sets name and attributes that are known at the start, by the semantic conventions for HTTP server
-/// spans. The query is left out because its values may be secret.
-pub(super) fn set_request_attributes(
+/// spans. The values of the query are left out because they may be secret.
+pub(super) fn set_request_attributes<B>(
     cx: &Context,
-    request: &Request,
+    request: &Request<B>,
     method: KnownMethod,
+    scheme: UrlScheme,
     route: &ServerMetrics,
+    origin: &Origin<'_>,
+    config: &RequestConfig,
 ) {
     let span = cx.span();
     if !span.is_recording() {
@@ -85,19 +111,36 @@ pub(super) fn set_request_attributes(
         (method == KnownMethod::Other).then(|| bounded(request.method().as_str()));
     let user_agent =
         request.headers().get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
+    let query = request.uri().query().filter(|_| config.record_url_query);
     let route_template = (route.template != UNMATCHED_ROUTE).then_some(route.template);
+    let server = origin.server(scheme);
     span.update_name(route_template.map_or(method.span_name(), |_| route.span_name(method)));
     let attributes = [
         Some(KeyValue::new("http.request.method", method.as_str())),
-        Some(KeyValue::new("url.scheme", URL_SCHEME)),
+        Some(KeyValue::new("url.scheme", scheme.as_str())),
         Some(KeyValue::new("url.path", bounded(request.uri().path()))),
+        query.map(|query| KeyValue::new("url.query", bounded(&redact_query(query)))),
         original_method.map(|method| KeyValue::new("http.request.method_original", method)),
         protocol_version(request.version())
             .map(|version| KeyValue::new("network.protocol.version", version)),
         user_agent.map(|agent| KeyValue::new("user_agent.original", bounded(agent))),
         route_template.map(|route| KeyValue::new("http.route", route)),
+        origin.client().map(|client| KeyValue::new("client.address", client.to_string())),
+        origin.peer.map(|peer| KeyValue::new("network.peer.address", peer.ip().to_string())),
+        origin.peer.map(|peer| KeyValue::new("network.peer.port", i64::from(peer.port()))),
+        server.map(|(host, _)| KeyValue::new("server.address", bounded(host))),
+        server.map(|(_, port)| KeyValue::new("server.port", i64::from(port))),
     ];
     span.set_attributes(attributes.into_iter().flatten());
+}
+
+/// Returns the query with each value replaced, such as `id=REDACTED&q=REDACTED`.
+fn redact_query(query: &str) -> String {
+    let redact = |pair: &str| match pair.split_once('=') {
+        Some((name, _)) => format!("{name}=REDACTED"),
+        None => pair.to_owned(),
+    };
+    query.split('&').map(redact).collect::<Vec<_>>().join("&")
 }
 
 fn protocol_version(version: Version) -> Option<&'static str> {

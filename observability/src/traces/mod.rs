@@ -1,5 +1,6 @@
 //! Traces: the tracer provider and its exporter, and the `tracing` subscriber that feeds them.
 
+mod end;
 mod otlp;
 mod processor;
 pub mod propagation;
@@ -23,6 +24,7 @@ use crate::config::{BatchConfig, OtelConfig, OtlpConfig, Protocol, ServiceInfo};
 use crate::logs::{LogLayer, Logger};
 use crate::metrics::Metrics;
 
+pub(crate) use end::end_after;
 use otlp::{GrpcExporter, HttpExporter, PartialSuccess};
 use processor::BatchSpanProcessor;
 

@@ -22,6 +22,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::end::resolve_end;
 use super::otlp::PartialSuccess;
 use crate::config::BatchConfig;
 use crate::metrics::{ExportFailure, Metrics};
@@ -125,6 +126,7 @@ impl SpanProcessor for BatchSpanProcessor {
 
     fn on_end(&self, mut span: SpanData) {
         if span.span_context.is_sampled() {
+            resolve_end(&mut span);
             clear_status_of_events(&mut span);
             self.shared.enqueue(span);
         }
