@@ -50,8 +50,11 @@ mod hex;
 mod http;
 pub mod logs;
 pub mod metrics;
+mod readiness;
 pub mod server;
 mod telemetry;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod traces;
 
 pub use cli::parse;

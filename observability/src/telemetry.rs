@@ -14,8 +14,9 @@ use crate::config::{Config, OtelConfig, ServiceInfo};
 use crate::error::Error;
 use crate::logs::{Logger, NonBlockingWriter};
 use crate::metrics::Metrics;
+use crate::readiness::ReadinessChecks;
 use crate::traces::propagation::TraceContextPropagator;
-use crate::traces::{self, Traces};
+use crate::traces::{self, BoxError, Traces};
 
 /// Maximum share of the shutdown that is reserved for writing the last log lines.
 const MAX_LOG_FLUSH: Duration = Duration::from_millis(500);
@@ -25,12 +26,14 @@ const MAX_LOG_FLUSH: Duration = Duration::from_millis(500);
 pub struct Telemetry(pub(crate) Arc<Inner>);
 
 pub(crate) struct Inner {
+    pub(crate) service: ServiceInfo,
     pub(crate) config: Config,
     pub(crate) otel: OtelConfig,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) logger: Logger,
     pub(crate) ready: AtomicBool,
     pub(crate) in_flight: AtomicUsize,
+    pub(crate) readiness_checks: ReadinessChecks,
     /// The sampler creates no sampled span below an unsampled parent.
     pub(crate) is_parent_based: bool,
     traces: Traces,
@@ -51,7 +54,10 @@ impl fmt::Debug for Telemetry {
 pub fn init(service: ServiceInfo, config: &Config) -> Result<Telemetry, Error> {
     let otel = OtelConfig::read(&|name| std::env::var_os(name))
         .map_err(|errors| Error::InvalidSettings { program: service.name.to_owned(), errors })?;
-    let (telemetry, subscriber) = Telemetry::new(service, config, otel, io::stdout())?;
+    let (telemetry, subscriber) =
+        Telemetry::new(service, config, otel, io::stdout(), |otel, metrics| {
+            Traces::start(&service, otel, metrics)
+        })?;
     tracing::subscriber::set_global_default(subscriber)
         .map_err(|_| Error::AlreadyInitialized("tracing subscriber"))?;
     metrics::set_global_recorder(telemetry.0.metrics.recorder())
@@ -64,29 +70,32 @@ pub fn init(service: ServiceInfo, config: &Config) -> Result<Telemetry, Error> {
 
 impl Telemetry {
     /// Creates an instance without registering any globals. Returns it with the subscriber that feeds it.
-    fn new(
+    pub(crate) fn new(
         service: ServiceInfo,
         config: &Config,
         otel: OtelConfig,
         log: impl Write + Send + 'static,
+        start_traces: impl FnOnce(&OtelConfig, &Arc<Metrics>) -> Result<Traces, BoxError>,
     ) -> Result<(Self, impl Subscriber + Send + Sync), Error> {
         let metrics = Arc::new(Metrics::new(service.name, service.version, service.revision));
         let writer = NonBlockingWriter::start(log, metrics.dropped_lines.clone())
             .map_err(|error| Error::telemetry("log thread", error))?;
         let logger = Logger::new(writer, config.log_format, service.log_label, &config.log_filter);
-        let traces = Traces::start(&service, &otel, &metrics)
+        let traces = start_traces(&otel, &metrics)
             .map_err(|error| Error::telemetry("span exporter", error))?;
 
         let tracer = (!otel.disabled).then(|| traces.tracer());
         let subscriber = traces::subscriber(tracer, &logger, &config.log_filter);
         let inner = Inner {
             is_parent_based: matches!(otel.sampler, Sampler::ParentBased(_) | Sampler::AlwaysOff),
+            service,
             config: config.clone(),
             otel,
             metrics,
             logger,
             ready: AtomicBool::new(true),
             in_flight: AtomicUsize::new(0),
+            readiness_checks: ReadinessChecks::default(),
             traces,
         };
         Ok((Self(Arc::new(inner)), subscriber))

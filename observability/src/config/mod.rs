@@ -1,6 +1,5 @@
 //! Settings of a service: a flag and an environment variable each.
 
-use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::str::FromStr;
 use std::time::Duration;
@@ -8,10 +7,12 @@ use std::time::Duration;
 use clap::builder::TypedValueParser;
 use tracing_subscriber::filter::Targets;
 
+mod listen_addr;
 mod otel;
 mod request;
 mod service;
 
+pub(crate) use listen_addr::ListenAddr;
 pub(crate) use otel::{BatchConfig, OtelConfig, OtlpConfig, Protocol};
 pub(crate) use request::RequestConfig;
 pub use service::ServiceInfo;
@@ -20,12 +21,13 @@ pub use service::ServiceInfo;
 #[derive(Debug, Clone, clap::Args)]
 #[non_exhaustive]
 pub struct Config {
-    /// Address to listen on; port 0 selects a free port, named in the first log line
-    #[arg(long, env, value_name = "IP:PORT", default_value = "127.0.0.1:8080")]
-    pub(crate) listen_addr: SocketAddr,
+    /// Address to listen on, HOST:PORT or unix:/path; port 0 selects a free port, named in the first log
+    /// line
+    #[arg(long, env, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    pub(crate) listen_addr: ListenAddr,
     /// Separate address for /metrics, probes and other admin routes
-    #[arg(long, env, value_name = "IP:PORT")]
-    pub(crate) admin_addr: Option<SocketAddr>,
+    #[arg(long, env, value_name = "ADDRESS")]
+    pub(crate) admin_addr: Option<ListenAddr>,
     /// Upper bound on graceful shutdown, from the signal to the exit
     #[arg(long = "shutdown-timeout-ms", env = "SHUTDOWN_TIMEOUT_MS", value_name = "MS")]
     #[arg(default_value = "10000", value_parser = milliseconds(0))]

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use clap::ArgAction;
 use ipnet::IpNet;
 
 /// Settings of what is recorded about requests, and which of their headers are trusted.
@@ -12,16 +13,16 @@ pub(crate) struct RequestConfig {
     #[arg(long, env, value_name = "NET,NET", value_delimiter = ',', value_parser = network)]
     pub(crate) trusted_proxies: Vec<IpNet>,
     /// Start a new trace, linked to that of the client, for each request
-    #[arg(long, env, value_name = "BOOL", default_value = "false")]
-    #[arg(action = clap::ArgAction::Set)]
+    #[arg(long, env, value_name = "true|false", action = ArgAction::Set)]
+    #[arg(num_args = 0..=1, default_missing_value = "true", default_value = "false")]
     pub(crate) public_endpoint: bool,
     /// Record the parameter names of the query in the span attribute url.query, without the values
-    #[arg(long, env, value_name = "BOOL", default_value = "false")]
-    #[arg(action = clap::ArgAction::Set)]
+    #[arg(long, env, value_name = "true|false", action = ArgAction::Set)]
+    #[arg(num_args = 0..=1, default_missing_value = "true", default_value = "false")]
     pub(crate) record_url_query: bool,
     /// Add the path without query to the log lines of requests
-    #[arg(long, env, value_name = "BOOL", default_value = "false")]
-    #[arg(action = clap::ArgAction::Set)]
+    #[arg(long, env, value_name = "true|false", action = ArgAction::Set)]
+    #[arg(num_args = 0..=1, default_missing_value = "true", default_value = "false")]
     pub(crate) log_path: bool,
     /// Media types of responses that may last long: not measured by the latency histogram, not limited
     /// by MAX_CONCURRENT_REQUESTS, and no failure if the client leaves

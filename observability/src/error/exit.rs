@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use super::error_chain;
@@ -32,7 +31,7 @@ pub enum Error {
     #[error("cannot listen on {address}")]
     Listen {
         /// Address of the listener.
-        address: SocketAddr,
+        address: String,
         /// Error of the operating system.
         source: io::Error,
     },
@@ -55,7 +54,7 @@ pub enum Error {
     #[error("{address} is not ready: {details}")]
     NotReady {
         /// Address of the probed service.
-        address: SocketAddr,
+        address: String,
         /// Status line of the response, or the error of the connection.
         details: String,
     },

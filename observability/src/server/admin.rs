@@ -12,20 +12,26 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::{Value, json};
 
+use super::readiness::ready;
 use crate::metrics::openmetrics::{
     OPENMETRICS_CONTENT_TYPE, TEXT_CONTENT_TYPE, accept_weight, prefers_openmetrics,
 };
 use crate::telemetry::Telemetry;
 
 impl Telemetry {
-    /// Returns the admin routes of every service.
-    pub(super) fn admin_routes(&self) -> Router {
-        Router::new()
+    /// Returns the admin routes: `/metrics`, `/health`, `/livez` and `/readyz`, below the prefix of
+    /// [`ServiceInfo::admin_prefix`](crate::ServiceInfo::admin_prefix).
+    pub fn admin_routes(&self) -> Router {
+        let routes = Router::new()
             .route("/metrics", get(metrics))
             .route("/health", get(alive))
             .route("/livez", get(alive))
             .route("/readyz", get(ready))
-            .with_state(self.clone())
+            .with_state(self.clone());
+        match self.0.service.admin_prefix {
+            "" => routes,
+            prefix => Router::new().nest(prefix, routes),
+        }
     }
 }
 
@@ -69,12 +75,4 @@ fn compress(page: &[u8]) -> io::Result<Vec<u8>> {
 
 async fn alive() -> Json<Value> {
     Json(json!({"status": "ok"}))
-}
-
-async fn ready(State(telemetry): State<Telemetry>) -> Response {
-    if telemetry.is_ready() {
-        alive().await.into_response()
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"status": "draining"}))).into_response()
-    }
 }

@@ -9,6 +9,7 @@ mod forwarded;
 mod layer;
 mod listener;
 mod long_lived;
+mod readiness;
 mod rejection;
 mod request;
 mod route;
@@ -19,6 +20,7 @@ mod stream;
 use std::convert::Infallible;
 use std::fmt;
 use std::future::pending;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -39,7 +41,7 @@ use crate::error::Error;
 use crate::telemetry::Telemetry;
 
 use connection::Connections;
-use listener::HttpListener;
+use listener::{Accept, accept_on, bind};
 use rejection::Rejections;
 use shutdown::{ShutdownPhase, drain_connections, exit_on_second_signal};
 
@@ -81,7 +83,7 @@ impl Telemetry {
             // `with_state` builds each handler's service once. Without it axum builds them for each request.
             router: router.with_state(()).layer(self.layer()),
             telemetry: self.clone(),
-            admin: Router::new(),
+            admin: Some(self.admin_routes()),
             listeners: Vec::new(),
             shutdown: Box::pin(pending()),
         }
@@ -92,15 +94,11 @@ impl Telemetry {
 pub struct Server {
     telemetry: Telemetry,
     router: Router,
-    admin: Router,
+    /// `None` without admin routes.
+    admin: Option<Router>,
     listeners: Vec<Accept>,
-    shutdown: BoxFuture,
+    shutdown: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
-
-type BoxFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-/// Starts to accept the connections of a listener.
-type Accept = Box<dyn FnOnce(Connections, Router) -> BoxFuture + Send>;
 
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -129,7 +127,13 @@ impl Server {
     ///
     /// Admin routes have no spans, metrics and access log lines. They move to `ADMIN_ADDR` if it is set.
     pub fn merge_admin(mut self, routes: Router) -> Self {
-        self.admin = self.admin.merge(routes);
+        self.admin = Some(self.admin.unwrap_or_default().merge(routes));
+        self
+    }
+
+    /// Removes the admin routes, for a service that serves [`Telemetry::admin_routes`] itself.
+    pub fn without_admin_routes(mut self) -> Self {
+        self.admin = None;
         self
     }
 
@@ -157,33 +161,31 @@ impl Server {
     pub async fn run(self) -> Result<(), Error> {
         let Self { telemetry, router, admin, mut listeners, shutdown } = self;
         let config = &telemetry.0.config;
+        let mut signals = ShutdownSignals::new()?;
         let mut address = None;
         if listeners.is_empty() {
-            let listener = HttpListener::bind(config.listen_addr).await?;
-            address = Some(listener.address());
-            listeners.push(accept_on(listener));
+            let (listener, bound) = bind(&config.listen_addr).await?;
+            address = Some(bound);
+            listeners.push(listener);
         }
-        let admin_listener = match config.admin_addr {
-            Some(address) => Some(HttpListener::bind(address).await?),
-            None => None,
+        let (admin_listener, admin_address) = match &config.admin_addr {
+            Some(address) => bind(address).await.map(|(bound, at)| (Some(bound), Some(at)))?,
+            None => (None, None),
         };
-        let mut signals = ShutdownSignals::new()?;
-        let admin_address = admin_listener.as_ref().map(HttpListener::address);
         tracing::info!(target: "observability", address, admin_address, "listening");
         telemetry.log_warnings();
 
         let (phase, phase_rx) = watch::channel(ShutdownPhase::Running);
         let rejections = Arc::new(Rejections::new(telemetry.clone()));
         let connections = Connections::new(config.idle_timeout, phase_rx, rejections);
-        let admin = telemetry.admin_routes().merge(admin);
+        let admin = admin.unwrap_or_default();
         let mut accepting = JoinSet::new();
         let router = match admin_listener {
-            Some(listener) => {
-                accepting.spawn(connections.clone().accept(listener, admin));
+            Some(accept) => {
+                accepting.spawn(accept(connections.clone(), admin));
                 router
             }
-            // `merge` keeps the fallback of its argument, so that unmatched requests are measured.
-            None => admin.merge(router),
+            None => merge_admin(admin, router)?,
         };
         for accept in listeners {
             accepting.spawn(accept(connections.clone(), router.clone()));
@@ -218,6 +220,15 @@ impl Server {
     }
 }
 
-fn accept_on(listener: impl Listener<Addr: 'static>) -> Accept {
-    Box::new(|connections, router| Box::pin(connections.accept(listener, router)))
+/// Merges the admin routes and the routes of the service.
+///
+/// `merge` keeps the fallback of its argument, so that unmatched requests are measured. It panics if both
+/// routers have a route, which only the start of the process can show.
+fn merge_admin(admin: Router, router: Router) -> Result<Router, Error> {
+    catch_unwind(AssertUnwindSafe(|| admin.merge(router))).map_err(|_| {
+        Error::other(
+            "a route of the service is an admin route as well; move the admin routes with \
+             `ServiceInfo::admin_prefix` or remove them with `Server::without_admin_routes`",
+        )
+    })
 }

@@ -1,5 +1,7 @@
 //! Traces: the tracer provider and its exporter, and the `tracing` subscriber that feeds them.
 
+#[cfg(feature = "testing")]
+mod capture;
 mod end;
 mod otlp;
 mod processor;
@@ -24,11 +26,13 @@ use crate::config::{BatchConfig, OtelConfig, OtlpConfig, Protocol, ServiceInfo};
 use crate::logs::{LogLayer, Logger};
 use crate::metrics::Metrics;
 
+#[cfg(feature = "testing")]
+pub(crate) use capture::SpanCapture;
 pub(crate) use end::end_after;
 use otlp::{GrpcExporter, HttpExporter, PartialSuccess};
 use processor::BatchSpanProcessor;
 
-type BoxError = Box<dyn Error + Send + Sync>;
+pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
 
 /// Tracer provider, and the processor that exports its spans if an endpoint is configured.
 pub(crate) struct Traces {
@@ -55,6 +59,16 @@ impl Traces {
             provider = provider.with_span_processor(processor.clone());
         }
         Ok(Self { provider: provider.build(), processor })
+    }
+
+    /// Creates traces whose spans are kept in memory.
+    #[cfg(feature = "testing")]
+    pub(crate) fn captured(service: &ServiceInfo, otel: &OtelConfig, spans: SpanCapture) -> Self {
+        let provider = SdkTracerProvider::builder()
+            .with_sampler(otel.sampler.clone())
+            .with_resource(otel.resource(service))
+            .with_span_processor(spans);
+        Self { provider: provider.build(), processor: None }
     }
 
     pub(crate) fn tracer(&self) -> SdkTracer {

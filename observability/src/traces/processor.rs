@@ -126,8 +126,7 @@ impl SpanProcessor for BatchSpanProcessor {
 
     fn on_end(&self, mut span: SpanData) {
         if span.span_context.is_sampled() {
-            resolve_end(&mut span);
-            clear_status_of_events(&mut span);
+            finish_span(&mut span);
             self.shared.enqueue(span);
         }
     }
@@ -185,6 +184,12 @@ impl Shared {
         let size = queued.min(self.config.max_export_batch_size);
         (queued >= min_len).then(|| queue.spans.drain(..size).collect())
     }
+}
+
+/// Completes a span that has ended, before it is exported.
+pub(super) fn finish_span(span: &mut SpanData) {
+    resolve_end(span);
+    clear_status_of_events(span);
 }
 
 /// Resets the status of an HTTP span that is not a failed one.
