@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use opentelemetry::trace::SpanContext;
 use opentelemetry_sdk::trace::Sampler;
-use tracing::Subscriber;
+use tracing::{Level, Subscriber};
+use tracing_log::{AsLog, LogTracer};
 
 use crate::config::{Config, OtelConfig, ServiceInfo};
 use crate::error::Error;
@@ -20,6 +21,10 @@ use crate::traces::{self, BoxError, Traces};
 
 /// Maximum share of the shutdown that is reserved for writing the last log lines.
 const MAX_LOG_FLUSH: Duration = Duration::from_millis(500);
+
+/// Warning if the process has a logger of the crate `log`.
+const OTHER_LOGGER: &str =
+    "another logger is installed; records of the crate `log` do not become log lines";
 
 /// Telemetry of one service. A clone shares its state.
 #[derive(Clone)]
@@ -52,8 +57,12 @@ impl fmt::Debug for Telemetry {
 /// [`Error::AlreadyInitialized`] if the process has such a global, [`Error::InvalidSettings`] for an
 /// invalid `OTEL_*` variable, and [`Error::Telemetry`] if a thread or an exporter cannot be created.
 pub fn init(service: ServiceInfo, config: &Config) -> Result<Telemetry, Error> {
-    let otel = OtelConfig::read(&|name| std::env::var_os(name))
+    let mut otel = OtelConfig::read(&|name| std::env::var_os(name))
         .map_err(|errors| Error::InvalidSettings { program: service.name.to_owned(), errors })?;
+    let max_level = traces::max_level(&config.log_filter).into_level().unwrap_or(Level::INFO);
+    if LogTracer::init_with_filter(max_level.as_log().to_level_filter()).is_err() {
+        otel.warnings.push(OTHER_LOGGER.to_owned());
+    }
     let (telemetry, subscriber) =
         Telemetry::new(service, config, otel, io::stdout(), |otel, metrics| {
             Traces::start(&service, otel, metrics)

@@ -101,7 +101,7 @@ pub(super) struct CallGuard {
 
 impl CallGuard {
     fn start(telemetry: &Telemetry, request: &Request, admission: Option<Admission>) -> Self {
-        let method = KnownMethod::from(request.method());
+        let method = telemetry.0.otel.known_methods.classify(request.method());
         let (span, cx) = client_span(telemetry);
         let metrics = telemetry.0.metrics.client(request.url());
         if !span.is_disabled() && cx.span().is_recording() {
@@ -192,17 +192,19 @@ impl OnBodyEnd<reqwest::Error> for CallGuard {
 
 /// Creates the span of a call and the context to inject. Without a span, that is the caller's context.
 fn client_span(telemetry: &Telemetry) -> (Span, Context) {
-    let unsampled_caller = Context::map_current(|cx| {
-        let span = cx.span();
-        let span = span.span_context();
-        let is_unsampled = span.is_valid() && !span.is_sampled();
-        (is_unsampled && telemetry.0.is_parent_based).then(|| cx.clone())
+    let unrecorded = Context::map_current(|cx| {
+        let caller = cx.span();
+        let caller = caller.span_context();
+        let is_unsampled = caller.is_valid() && !caller.is_sampled();
+        let is_unrecorded = is_unsampled && telemetry.0.is_parent_based;
+        (telemetry.0.otel.disabled || is_unrecorded).then(|| cx.clone())
     });
-    if let Some(caller) = unsampled_caller {
+    if let Some(caller) = unrecorded {
         return (Span::none(), caller);
     }
     // The declared fields reserve room for the attributes, which are set through the OpenTelemetry API.
     let span = tracing::info_span!(
+        target: "observability",
         "http.client.request",
         otel.kind = "client",
         http.request.method = Empty,

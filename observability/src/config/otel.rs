@@ -16,6 +16,7 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::Sampler;
 
 use super::ServiceInfo;
+use crate::http::KnownMethods;
 
 /// Configuration of traces, from the `OTEL_*` variables.
 #[derive(Debug, Clone)]
@@ -28,6 +29,10 @@ pub(crate) struct OtelConfig {
     pub(crate) sampler: Sampler,
     /// `OTEL_BSP_*`.
     pub(crate) batch: BatchConfig,
+    /// Maximum number of attributes of a span; `OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT`.
+    pub(crate) attribute_limit: usize,
+    /// Request methods that are known; `OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS`.
+    pub(crate) known_methods: KnownMethods,
     /// `OTEL_SERVICE_NAME`.
     pub(crate) service_name: Option<String>,
     /// Warnings to log once the log exists.
@@ -113,8 +118,22 @@ impl OtelConfig {
         let batch = read_batch(&mut env);
         let otlp = read_otlp(&mut env);
         let service_name = env.text("OTEL_SERVICE_NAME");
+        let attribute_limit = env
+            .parse("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT")
+            .or_else(|| env.parse("OTEL_ATTRIBUTE_COUNT_LIMIT"))
+            .unwrap_or(128);
+        let known_methods = env.parse("OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS");
         if env.errors.is_empty() {
-            Ok(Self { disabled, otlp, sampler, batch, service_name, warnings: env.warnings })
+            Ok(Self {
+                disabled,
+                otlp,
+                sampler,
+                batch,
+                attribute_limit,
+                known_methods: known_methods.unwrap_or_default(),
+                service_name,
+                warnings: env.warnings,
+            })
         } else {
             Err(env.errors)
         }

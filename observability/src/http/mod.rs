@@ -7,7 +7,7 @@ mod text;
 mod url;
 
 pub(crate) use body::{BodyEnd, InstrumentedBody, OnBodyEnd};
-pub(crate) use method::KnownMethod;
+pub(crate) use method::{KnownMethod, KnownMethods};
 pub(crate) use scheme::UrlScheme;
 pub(crate) use text::truncate;
 pub(crate) use url::redact_url;

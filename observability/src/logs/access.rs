@@ -62,7 +62,7 @@ impl Logger {
                 line.field_str(key!("path"), truncate(path, MAX_PATH_BYTES));
             }
             for field in entry.fields {
-                let key = Key::Dynamic(field.key.as_str());
+                let key = Key::Recorded(field.key.as_str());
                 match &field.value {
                     Value::I64(number) => line.field_number(key, *number),
                     Value::Bool(value) => line.field_literal(key, value),

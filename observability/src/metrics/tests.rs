@@ -1,18 +1,22 @@
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 use opentelemetry::trace::SpanContext;
 
 use super::*;
 use crate::error::ErrorKind;
-use crate::http::UrlScheme;
+use crate::http::{KnownMethods, UrlScheme};
 
 fn metrics() -> Metrics {
     Metrics::new("service-a", "1.2.3", "abc")
 }
 
 fn outcome(status: u16, error: Option<ErrorKind>) -> Outcome {
-    Outcome { method: KnownMethod::Get, status: Some(StatusCode::from_u16(status).unwrap()), error }
+    Outcome {
+        method: KnownMethods::default().classify(&Method::GET),
+        status: Some(StatusCode::from_u16(status).unwrap()),
+        error,
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body as HttpBody;
 use opentelemetry::trace::{Status, TraceContextExt};
 use opentelemetry::{Context, KeyValue};
@@ -17,13 +17,13 @@ use super::current::{RequestFields, with_fields};
 use super::forwarded::Origin;
 use super::long_lived::is_long_lived;
 use super::route::{RouteState, grpc_method};
-use super::span::{context_of_current_span, generate_trace_context, set_request_attributes};
+use super::span::set_request_attributes;
 use crate::error::{ErrorKind, Failure, GrpcStatus};
 use crate::hex::write_hex;
 use crate::http::{BodyEnd, KnownMethod, OnBodyEnd, UrlScheme};
 use crate::logs::AccessEntry;
 use crate::metrics::{Outcome, ServerMetrics, UNMATCHED_ROUTE};
-use crate::traces::{end_after, propagation};
+use crate::traces::end_after;
 
 /// Guard of one request, from its arrival to the end of the response body.
 ///
@@ -33,6 +33,8 @@ pub struct RequestGuard {
     route: &'static ServerMetrics,
     started: Instant,
     method: KnownMethod,
+    is_head: bool,
+    is_connect: bool,
     scheme: UrlScheme,
     version: Version,
     /// Path of the request, if it is needed for the log line or for the route of a gRPC call.
@@ -56,18 +58,12 @@ impl RequestGuard {
         request: &Request<B>,
     ) -> Self {
         let started = Instant::now();
-        let method = KnownMethod::from(request.method());
         let route = state.route(request.extensions());
         let telemetry = &state.telemetry.0;
+        let method = telemetry.otel.known_methods.classify(request.method());
         let config = &telemetry.config;
-        let cx = if telemetry.otel.disabled {
-            let caller = propagation::extract(request.headers());
-            caller
-                .filter(|_| !config.request.public_endpoint)
-                .unwrap_or_else(generate_trace_context)
-        } else {
-            context_of_current_span()
-        };
+        // The trace layer has entered the span.
+        let cx = Context::current();
         let origin = Origin::new(request, &config.request.trusted_proxies);
         let scheme = origin.scheme.unwrap_or(default_scheme);
         let is_grpc = grpc_method(request).is_some();
@@ -84,6 +80,8 @@ impl RequestGuard {
             route,
             started,
             method,
+            is_head: request.method() == Method::HEAD,
+            is_connect: request.method() == Method::CONNECT,
             scheme,
             version: request.version(),
             path,
@@ -109,13 +107,12 @@ impl RequestGuard {
     pub(super) fn has_no_body(&self, status: StatusCode) -> bool {
         status.is_informational()
             || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
-            || self.method == KnownMethod::Head
-            || (self.method == KnownMethod::Connect && status.is_success())
+            || self.is_head
+            || (self.is_connect && status.is_success())
     }
 
-    /// Makes this request and its trace the current ones while `f` runs.
+    /// Makes this request the current one while `f` runs. The trace layer does that for its span.
     pub(super) fn in_context<T>(&mut self, f: impl FnOnce() -> T) -> T {
-        let _attached = self.cx.clone().attach();
         with_fields(&mut self.fields, f)
     }
 

@@ -1,7 +1,7 @@
 //! The server span: its attributes by the HTTP semantic conventions, and its parent.
 
 use http::{Request, Version, header};
-use opentelemetry::trace::{SpanContext, TraceContextExt, TraceFlags, TraceState};
+use opentelemetry::trace::{SpanContext, TraceContextExt, TraceState};
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
 use tower_http::trace::MakeSpan;
@@ -41,6 +41,7 @@ impl<B> MakeSpan<B> for MakeServerSpan {
         }
         // The declared fields reserve room for the attributes, which are set through the OpenTelemetry API.
         let span = tracing::info_span!(
+            target: "observability",
             parent: None,
             "http.server.request",
             otel.kind = "server",
@@ -57,35 +58,32 @@ impl<B> MakeSpan<B> for MakeServerSpan {
             url.scheme = Empty,
             user_agent.original = Empty,
         );
-        if let Some(caller) = propagation::extract(request.headers()) {
-            if self.telemetry.0.config.request.public_endpoint {
-                span.add_link(caller.span().span_context().clone());
-            } else {
-                // Fails only if the span is disabled.
-                let _ = span.set_parent(caller);
-            }
+        let telemetry = &self.telemetry.0;
+        let mut parent = propagation::extract(request.headers());
+        if telemetry.config.request.public_endpoint
+            && let Some(stranger) = parent.take()
+        {
+            span.add_link(stranger.span().span_context().clone());
+        }
+        if telemetry.otel.disabled {
+            // The span has the trace context of its parent.
+            parent = Some(parent.unwrap_or_else(generate_trace_context));
+        }
+        if let Some(parent) = parent {
+            // Fails only if the span is disabled.
+            let _ = span.set_parent(parent);
         }
         span
     }
 }
 
-/// Returns the OpenTelemetry context of the span that the trace layer has entered.
-///
-/// Avoids the reference count that `Span::current()` takes and releases.
-pub(super) fn context_of_current_span() -> Context {
-    tracing::dispatcher::get_default(|dispatch| {
-        tracing_opentelemetry::get_otel_context(dispatch.current_span().id()?, dispatch)
-    })
-    .unwrap_or_default()
-}
-
 /// Generates an unsampled trace context, so that log lines correlate even if tracing is disabled.
-pub(super) fn generate_trace_context() -> Context {
+fn generate_trace_context() -> Context {
     let ids = RandomIdGenerator::default();
     Context::new().with_remote_span_context(SpanContext::new(
         ids.new_trace_id(),
         ids.new_span_id(),
-        TraceFlags::NOT_SAMPLED,
+        propagation::RANDOM,
         true,
         TraceState::NONE,
     ))
@@ -108,7 +106,7 @@ pub(super) fn set_request_attributes<B>(
     }
     let bounded = |text: &str| truncate(text, MAX_ATTRIBUTE_BYTES).to_owned();
     let original_method =
-        (method == KnownMethod::Other).then(|| bounded(request.method().as_str()));
+        (method == KnownMethod::OTHER).then(|| bounded(request.method().as_str()));
     let user_agent =
         request.headers().get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
     let query = request.uri().query().filter(|_| config.record_url_query);

@@ -12,11 +12,19 @@ use super::processor::finish_span;
 
 /// Spans that have ended. A clone shares them.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct SpanCapture(Arc<Mutex<Vec<SpanData>>>);
+pub(crate) struct SpanCapture {
+    spans: Arc<Mutex<Vec<SpanData>>>,
+    attribute_limit: usize,
+}
 
 impl SpanCapture {
     pub(crate) fn get(&self) -> Vec<SpanData> {
-        self.0.lock().clone()
+        self.spans.lock().clone()
+    }
+
+    pub(super) fn with_attribute_limit(mut self, limit: usize) -> Self {
+        self.attribute_limit = limit;
+        self
     }
 }
 
@@ -24,8 +32,8 @@ impl SpanProcessor for SpanCapture {
     fn on_start(&self, _: &mut Span, _: &Context) {}
 
     fn on_end(&self, mut span: SpanData) {
-        finish_span(&mut span);
-        self.0.lock().push(span);
+        finish_span(&mut span, self.attribute_limit);
+        self.spans.lock().push(span);
     }
 
     fn force_flush(&self) -> OTelSdkResult {

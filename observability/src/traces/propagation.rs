@@ -2,8 +2,8 @@
 //!
 //! The SDK's propagator accepts values that the specification rejects: duplicate headers, short ids,
 //! version `0`, flags `1`. Source: <https://www.w3.org/TR/trace-context/>, sections 3.2 and 3.3, and the
-//! `random-trace-id` flag of level 2, <https://www.w3.org/TR/trace-context-2/>, which is propagated
-//! unchanged.
+//! `random-trace-id` flag of level 2, <https://www.w3.org/TR/trace-context-2/>. The flag of a caller is
+//! propagated unchanged, and a trace that starts here has it.
 
 use std::collections::HashSet;
 
@@ -24,7 +24,7 @@ pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 const MAX_MEMBERS: usize = 32;
 
 /// The `random-trace-id` flag (Trace Context Level 2, section 3.2.2.5.2).
-const RANDOM: TraceFlags = TraceFlags::new(0x02);
+pub(crate) const RANDOM: TraceFlags = TraceFlags::new(0x02);
 
 /// Flags that have a meaning. Others must be sent as zero.
 const KNOWN_FLAGS: TraceFlags = TraceFlags::new(0x03);
@@ -55,7 +55,7 @@ fn extract_into(cx: &Context, headers: &HeaderMap) -> Option<Context> {
     let span = SpanContext::new(parent.trace_id, parent.span_id, parent.flags, true, state);
     let cx = cx.with_remote_span_context(span);
     let replaces_another = cx.get::<RemoteContext>().is_some();
-    let is_needed = remote.is_random || remote.state.is_some() || replaces_another;
+    let is_needed = !remote.is_random || remote.state.is_some() || replaces_another;
     Some(if is_needed { cx.with_value(remote) } else { cx })
 }
 
@@ -70,7 +70,8 @@ pub fn inject(cx: &Context, headers: &mut HeaderMap) {
     }
     let remote = cx.get::<RemoteContext>().filter(|remote| remote.trace_id == span.trace_id());
     let mut flags = span.trace_flags() & KNOWN_FLAGS;
-    if remote.is_some_and(|remote| remote.is_random) {
+    // A local span has the flag unless its caller lacks it, because the SDK generates trace ids at random.
+    if !span.is_remote() && remote.is_none_or(|remote| remote.is_random) {
         flags = flags | RANDOM;
     }
     if let Ok(value) = HeaderValue::from_bytes(&format_traceparent(span, flags)) {
