@@ -89,13 +89,12 @@ impl TestTelemetry {
             .unwrap_or_else(|errors| panic!("default settings: {errors:?}"));
         let (spans, log) = (SpanCapture::default(), LogCapture::default());
         let traces = Traces::captured(&SERVICE, &otel, spans.clone());
-        let (telemetry, subscriber) =
-            Telemetry::new(SERVICE, &config, otel, log.clone(), |_, _| Ok(traces))
-                .unwrap_or_else(|error| panic!("{error}"));
+        let telemetry = Telemetry::new(SERVICE, &config, otel, log.clone(), |_, _| Ok(traces))
+            .unwrap_or_else(|error| panic!("{error}"));
         // A guard of a local recorder borrows it.
-        let recorder = Box::leak(Box::new(telemetry.0.metrics.recorder()));
+        let recorder = Box::leak(Box::new(telemetry.recorder()));
         Self {
-            _subscriber: tracing::subscriber::set_default(subscriber),
+            _subscriber: tracing::subscriber::set_default(telemetry.subscriber()),
             _recorder: metrics::set_default_local_recorder(recorder),
             telemetry,
             spans,

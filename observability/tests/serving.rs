@@ -5,6 +5,7 @@
 use std::net::TcpListener;
 
 use testkit::http::Request;
+use testkit::otlp::{OtlpCollector, Protocol};
 use testkit::{ProcessBuilder, listener_with_full_backlog};
 
 /// `/readyz` names the check that fails or takes too long.
@@ -101,4 +102,22 @@ fn unix_socket_serves_requests() {
     assert_eq!(service.stop().code, Some(0));
     assert!(!path.exists());
     std::fs::remove_dir(&directory).unwrap();
+}
+
+/// A service that accepts its connections itself has probes, drain and flush from the parts of the library.
+#[cfg(unix)]
+#[test]
+fn own_server_is_instrumented() {
+    let collector = OtlpCollector::start();
+    let service =
+        ProcessBuilder::example("axum_serve").envs(collector.variables(Protocol::Grpc)).serve();
+    let response = service.get("/hello");
+    assert!(response.text().starts_with("127.0.0.1:"), "{}", response.text());
+    service.wait_for_access_line(response.trace_id());
+    assert_eq!(service.get("/readyz").status, 200);
+    let page = service.metrics();
+    let labels = [("http_route", "/hello")];
+    assert_eq!(page.sum("http_server_request_duration_seconds_count", &labels), 1.0);
+    assert_eq!(service.stop().code, Some(0));
+    assert_eq!(collector.spans().len(), 1);
 }

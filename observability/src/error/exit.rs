@@ -43,10 +43,13 @@ pub enum Error {
         /// Cause of the failure.
         source: Box<dyn StdError + Send + Sync>,
     },
-    /// The process already has a global that [`init`](crate::init) sets, because `init` was called
-    /// twice or the program installs one of the kind itself.
-    #[error("cannot start telemetry: this process already has a {0}")]
-    AlreadyInitialized(&'static str),
+    /// The process already has a `tracing` subscriber, because [`init`](crate::init) was called twice or
+    /// the program installs one itself.
+    #[error(
+        "cannot start telemetry: this process already has a tracing subscriber; call `init` once and \
+         clone its result, or use `Telemetry::start` and add its `tracing_layer` to the subscriber"
+    )]
+    AlreadyInitialized,
     /// The HTTP client cannot be built, for example because TLS roots do not load.
     #[error("cannot build the HTTP client")]
     Client(#[source] reqwest::Error),

@@ -11,7 +11,7 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::{Dispatch, Event, Level, Subscriber};
 use tracing_log::NormalizeEvent;
 use tracing_subscriber::Layer;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
 
@@ -49,6 +49,12 @@ impl LogLayer {
 }
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LogLayer {
+    /// Returns the most verbose level of the log, but at least INFO, which spans have.
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        let level = Layer::<S>::max_level_hint(&self.filter).unwrap_or(LevelFilter::TRACE);
+        Some(level.max(LevelFilter::INFO))
+    }
+
     fn on_register_dispatch(&self, dispatch: &Dispatch) {
         let _ = self.dispatch.set(dispatch.downgrade());
     }

@@ -16,7 +16,7 @@ use tracing_subscriber::filter::Targets;
 
 use crate::config::LogFormat;
 
-use encoder::LineEncoder;
+use encoder::{LineEncoder, key};
 
 pub(crate) use access::AccessEntry;
 pub(crate) use layer::LogLayer;
@@ -52,6 +52,14 @@ impl Logger {
 
     pub(crate) fn writer(&self) -> &NonBlockingWriter {
         &self.writer
+    }
+
+    /// Writes a warning without `tracing`, for a process whose subscriber lacks the log layer.
+    pub(crate) fn warn(&self, message: &str) {
+        self.write_line("warn", |line| {
+            line.field_str(key!("target"), "observability");
+            line.field_quoted(key!("msg"), message);
+        });
     }
 
     /// Writes one line. `fields` adds what follows the level and the service.

@@ -83,7 +83,7 @@ impl Metrics {
     }
 
     /// Returns the recorder, for `metrics::set_global_recorder`.
-    pub(crate) fn recorder(&self) -> impl Recorder + Send + Sync + 'static {
+    pub(crate) fn recorder(&self) -> impl Recorder + Send + Sync + 'static + use<> {
         self.registry.clone()
     }
 

@@ -9,6 +9,7 @@ mod forwarded;
 mod layer;
 mod listener;
 mod long_lived;
+mod parts;
 mod readiness;
 mod rejection;
 mod request;

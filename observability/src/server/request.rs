@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -17,12 +17,13 @@ use super::current::{RequestFields, with_fields};
 use super::forwarded::Origin;
 use super::long_lived::is_long_lived;
 use super::route::{RouteState, grpc_method};
-use super::span::set_request_attributes;
+use super::span::{generate_trace_context, set_request_attributes};
 use crate::error::{ErrorKind, Failure, GrpcStatus};
 use crate::hex::write_hex;
 use crate::http::{BodyEnd, KnownMethod, OnBodyEnd, UrlScheme};
 use crate::logs::AccessEntry;
 use crate::metrics::{Outcome, ServerMetrics, UNMATCHED_ROUTE};
+use crate::telemetry::Telemetry;
 use crate::traces::end_after;
 
 /// Guard of one request, from its arrival to the end of the response body.
@@ -63,7 +64,7 @@ impl RequestGuard {
         let method = telemetry.otel.known_methods.classify(request.method());
         let config = &telemetry.config;
         // The trace layer has entered the span.
-        let cx = Context::current();
+        let cx = current_context(&state.telemetry);
         let origin = Origin::new(request, &config.request.trusted_proxies);
         let scheme = origin.scheme.unwrap_or(default_scheme);
         let is_grpc = grpc_method(request).is_some();
@@ -287,6 +288,22 @@ impl Drop for RequestGuard {
             (ErrorKind::Canceled, details)
         }));
     }
+}
+
+/// Returns the context of the server span, or generated ids if there is none.
+fn current_context(telemetry: &Telemetry) -> Context {
+    static IS_WARNED: AtomicBool = AtomicBool::new(false);
+    let cx = Context::current();
+    if cx.has_active_span() {
+        return cx;
+    }
+    if !telemetry.0.otel.disabled && !IS_WARNED.swap(true, Ordering::Relaxed) {
+        telemetry.0.logger.warn(
+            "requests have no spans; add the layer of `Telemetry::tracing_layer` to the tracing \
+             subscriber, and enable the target `observability` at the level INFO",
+        );
+    }
+    generate_trace_context()
 }
 
 /// Returns the length that hyper announces: the header `Content-Length`, or else the exact size of the body.

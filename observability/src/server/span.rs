@@ -78,7 +78,7 @@ impl<B> MakeSpan<B> for MakeServerSpan {
 }
 
 /// Generates an unsampled trace context, so that log lines correlate even if tracing is disabled.
-fn generate_trace_context() -> Context {
+pub(super) fn generate_trace_context() -> Context {
     let ids = RandomIdGenerator::default();
     Context::new().with_remote_span_context(SpanContext::new(
         ids.new_trace_id(),

@@ -91,33 +91,43 @@ impl Traces {
 /// Creates the subscriber that sends spans to `tracer` and events to the log.
 ///
 /// Spans are those of the level INFO and above, whatever the log filter, so that a trace does not depend on
-/// it. Without a tracer, a span has the trace context of its parent.
+/// it.
 pub(crate) fn subscriber(
     tracer: Option<SdkTracer>,
     logger: &Logger,
     log_filter: &Targets,
 ) -> impl Subscriber + Send + Sync + use<> {
-    let log = LogLayer::new(logger.clone(), log_filter.clone());
-    let max_level = max_level(log_filter);
-    let log_filter = log_filter.clone();
+    let targets = log_filter.clone();
     let is_enabled = move |metadata: &Metadata<'_>| {
         *metadata.level() <= Level::INFO
-            || (metadata.is_event() && log_filter.would_enable(metadata.target(), metadata.level()))
+            || (metadata.is_event() && targets.would_enable(metadata.target(), metadata.level()))
     };
+    tracing_subscriber::registry()
+        .with(layer(tracer, logger, log_filter))
+        .with(filter_fn(is_enabled).with_max_level_hint(max_level(log_filter)))
+}
+
+/// Creates the layer that sends spans to `tracer` and events to the log. Without a tracer, a span has the
+/// trace context of its parent.
+pub(crate) fn layer<S>(
+    tracer: Option<SdkTracer>,
+    logger: &Logger,
+    log_filter: &Targets,
+) -> impl Layer<S> + Send + Sync + use<S>
+where
+    S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
+{
     let disabled = tracer.is_none().then(|| span_layer(NoopTracer::new()));
     // Spans have the events of the level INFO and above. A filter per layer is evaluated at each step of a
     // span's life, so there is one only if the log has other events.
-    let (spans, filtered_spans) = if max_level <= LevelFilter::INFO {
+    let (spans, filtered_spans) = if max_level(log_filter) <= LevelFilter::INFO {
         (tracer.map(span_layer), None)
     } else {
         (None, tracer.map(span_layer).map(|spans| spans.with_filter(LevelFilter::INFO)))
     };
-    tracing_subscriber::registry()
-        .with(filtered_spans)
-        .with(spans)
-        .with(disabled)
-        .with(log)
-        .with(filter_fn(is_enabled).with_max_level_hint(max_level))
+    let log = LogLayer::new(logger.clone(), log_filter.clone());
+    // The last layer decides the level, so it must not be an absent one.
+    Layer::and_then(filtered_spans, spans).and_then(disabled).and_then(log)
 }
 
 /// Returns the most verbose level that the log or the traces use.
