@@ -8,6 +8,12 @@
 )]
 
 use std::net::SocketAddr;
+#[cfg(feature = "tls")]
+use std::{
+    io,
+    net::{Shutdown, TcpListener},
+    thread,
+};
 
 use testkit::http::Request;
 use testkit::otlp::{OtlpCollector, Protocol, Span};
@@ -144,12 +150,16 @@ fn cases() -> Vec<Case> {
 fn call_end_is_recorded() {
     let collector = OtlpCollector::start();
     for case in cases() {
-        let upstream = FakeServer::start(case.reply.clone());
-        let is_timeout = case.error_type == Some("timeout");
-        let timeout = if is_timeout { SHORT_TIMEOUT } else { LONG_TIMEOUT };
-        let caller = caller_process(&collector, &upstream.url(), timeout).serve();
-        assert_result(&case, &caller, &collector, upstream.address());
+        assert_call(&case, &collector);
     }
+}
+
+fn assert_call(case: &Case, collector: &OtlpCollector) {
+    let upstream = FakeServer::start(case.reply.clone());
+    let is_timeout = case.error_type == Some("timeout");
+    let timeout = if is_timeout { SHORT_TIMEOUT } else { LONG_TIMEOUT };
+    let caller = caller_process(collector, &upstream.url(), timeout).serve();
+    assert_result(case, &caller, collector, upstream.address());
 }
 
 fn assert_result(case: &Case, caller: &Process, collector: &OtlpCollector, upstream: SocketAddr) {
@@ -192,7 +202,8 @@ fn assert_recorded(case: &Case, caller: &Process, spans: &[Span], upstream: Sock
     assert_eq!(number("http.response.status_code"), case.status.map(u64::from), "{name}");
     assert_eq!(text("server.address"), Some(&*upstream.ip().to_string()), "{name}");
     assert_eq!(number("server.port"), Some(upstream.port().into()), "{name}");
-    assert_eq!(text("url.full"), Some(&*format!("http://{upstream}/")), "{name}");
+    let scheme = if case.error_type == Some("tls") { "https" } else { "http" };
+    assert_eq!(text("url.full"), Some(&*format!("{scheme}://{upstream}/")), "{name}");
     assert_eq!(number("http.request.resend_count"), None, "{name}");
     let span_seconds = span.duration_ns as f64 / 1e9;
     let seconds = page.sum(DURATION_SUM, &[]);
@@ -285,4 +296,29 @@ fn silent_address_leaves_time() {
         .env("UPSTREAM_ADDRESSES", addresses)
         .serve();
     assert_eq!(caller.get("/plain/text").text(), "200 hello");
+}
+
+/// A peer that closes or resets the connection during the TLS handshake.
+#[cfg(feature = "tls")]
+#[test]
+fn aborted_tls_handshake_is_recorded() {
+    let collector = OtlpCollector::start();
+    for (name, is_reset) in [("FIN in handshake", false), ("RST in handshake", true)] {
+        let upstream = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = upstream.local_addr().unwrap();
+        let peer = thread::spawn(move || {
+            let (mut stream, _) = upstream.accept().unwrap();
+            if is_reset {
+                // A socket that is closed with unread data resets the connection.
+                return stream.peek(&mut [0]).map(drop);
+            }
+            stream.shutdown(Shutdown::Write)?;
+            io::copy(&mut stream, &mut io::sink()).map(drop)
+        });
+        let caller =
+            caller_process(&collector, &format!("https://{address}"), LONG_TIMEOUT).serve();
+        let case = failed(name, "/plain/text", Reply::Close(Vec::new()), None, "tls");
+        assert_result(&case, &caller, &collector, address);
+        peer.join().unwrap().expect(name);
+    }
 }
