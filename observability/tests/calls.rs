@@ -298,6 +298,30 @@ fn silent_address_leaves_time() {
     assert_eq!(caller.get("/plain/text").text(), "200 hello");
 }
 
+/// A complete HTTP message whose content encoding is valid, ends early or is invalid.
+#[cfg(feature = "gzip")]
+#[test]
+fn compressed_body_end_is_recorded() {
+    use std::io::Write;
+
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(b"hello").unwrap();
+    let compressed = encoder.finish().unwrap();
+    let gzip = |body: &[u8]| {
+        let headers = format!("Content-Encoding: gzip\r\nContent-Length: {}\r\n", body.len());
+        raw(&format!("HTTP/1.1 200 OK\r\n{headers}"), body)
+    };
+    let collector = OtlpCollector::start();
+    for case in [
+        ok("gzip", "/plain/text", gzip(&compressed), "200 hello"),
+        failed("cut gzip stream", "/plain/text", gzip(&compressed[..15]), Some(200), "decode"),
+        failed("cut gzip of JSON", "/plain/json", gzip(&compressed[..15]), Some(200), "decode"),
+        failed("invalid gzip", "/plain/text", gzip(b"hello"), Some(200), "decode"),
+    ] {
+        assert_call(&case, &collector);
+    }
+}
+
 /// A peer that closes or resets the connection during the TLS handshake.
 #[cfg(feature = "tls")]
 #[test]
