@@ -1,4 +1,4 @@
-//! Ends of calls: what the caller gets, and what metric and span record.
+//! Ends of calls: what the caller gets, and what metrics and client span record.
 
 #![allow(
     clippy::unwrap_used,
@@ -7,369 +7,342 @@
     reason = "a failed assumption fails the test"
 )]
 
-use std::net::{Ipv4Addr, TcpListener};
-use std::time::Duration;
+use std::net::SocketAddr;
+#[cfg(feature = "tls")]
+use std::{
+    io,
+    net::{Shutdown, TcpListener},
+    thread,
+};
 
-use observability::testing::{TestSpan, TestTelemetry};
-use observability::{Client, RequestBuilderExt};
-use reqwest::{Method, Url};
-use serde_json::Value;
-use testkit::{FakeServer, Reply, ReservedPort, listener_with_full_backlog};
+use testkit::http::Request;
+use testkit::otlp::{OtlpCollector, Protocol, Span};
+use testkit::{FakeServer, Process, ProcessBuilder, Reply, ReservedPort};
 
-const DURATION_COUNT: &str = "http_client_request_duration_seconds_count";
 const DURATION_SUM: &str = "http_client_request_duration_seconds_sum";
+const DURATION_COUNT: &str = "http_client_request_duration_seconds_count";
+const ERRORS: &str = "http_client_request_errors_total";
 
-/// What the caller does with the response.
-#[derive(Clone, Copy, Debug)]
-enum Caller {
-    /// Looks at the status and drops the response.
-    Status,
-    /// Reads the body as text.
-    Text,
-    /// Reads one chunk and drops the response.
-    FirstChunk,
-    /// Fetches any JSON.
-    Json,
-    /// Fetches `()`.
-    Unit,
-    /// Drops the future of the response.
-    Impatient,
+/// Timeout of calls that time out, in milliseconds. The other calls have a timeout that they do not reach.
+const SHORT_TIMEOUT: &str = "300";
+const LONG_TIMEOUT: &str = "30000";
+
+fn caller_process(collector: &OtlpCollector, url: &str, timeout_ms: &str) -> ProcessBuilder {
+    ProcessBuilder::example("caller")
+        .envs(collector.variables(Protocol::Grpc))
+        .env("UPSTREAM_URL", url)
+        .env("CALL_TIMEOUT_MS", timeout_ms)
 }
 
-impl Caller {
-    /// Makes the call. Returns the body, or the error's text.
-    async fn call(self, client: &Client, method: Method, url: &str) -> Result<String, String> {
-        let request = client.request(method, url);
-        let to_text = |error: &dyn std::error::Error| error.to_string();
-        match self {
-            Self::Json => {
-                let json = request.fetch_json::<Value>().await;
-                json.map(|json| json.to_string()).map_err(|error| error.kind().to_string())
-            }
-            Self::Unit => {
-                let unit = request.fetch_json::<()>().await;
-                unit.map(|()| String::new()).map_err(|error| error.kind().to_string())
-            }
-            Self::Impatient => {
-                let response = tokio::time::timeout(Duration::from_millis(50), request.send());
-                response.await.map(|_| String::new()).map_err(|error| error.to_string())
-            }
-            Self::Status | Self::Text | Self::FirstChunk => {
-                let mut response = request.send().await.map_err(|error| to_text(&error))?;
-                match self {
-                    Self::Text => response.text().await.map_err(|error| to_text(&error)),
-                    Self::FirstChunk => {
-                        let chunk = response.chunk().await.map_err(|error| to_text(&error))?;
-                        Ok(String::from_utf8_lossy(&chunk.unwrap_or_default()).into_owned())
-                    }
-                    _ => Ok(response.status().as_str().to_owned()),
-                }
-            }
-        }
-    }
-}
-
-/// A reply, a caller, and what must be recorded.
+/// A call, and what must be recorded about it.
 struct Case {
-    reply: &'static [u8],
-    /// The server stops in the middle of the reply instead of closing the connection.
-    stalls: bool,
-    resets: bool,
-    method: Method,
-    caller: Caller,
-    result: Result<&'static str, &'static str>,
+    name: &'static str,
+    /// Path at the caller: the client and the reader.
+    target: &'static str,
+    reply: Reply,
+    /// Response of the caller.
+    result: &'static str,
     status: Option<u16>,
     error_type: Option<&'static str>,
 }
 
-const OK: Case = Case {
-    reply: b"",
-    stalls: false,
-    resets: false,
-    method: Method::GET,
-    caller: Caller::Text,
-    result: Ok("hello"),
-    status: Some(200),
-    error_type: None,
-};
+/// A call that succeeds.
+fn ok(name: &'static str, target: &'static str, reply: Reply, result: &'static str) -> Case {
+    let status = result.get(..3).and_then(|status| status.parse().ok());
+    Case { name, target, reply, result, status: status.or(Some(200)), error_type: None }
+}
 
-/// Any text of an error.
-const ANY: Result<&str, &str> = Err("");
+/// A call whose response has a status of 4xx or 5xx.
+fn failed_status(name: &'static str, target: &'static str, status: u16) -> Case {
+    let result = if status == 404 { "404" } else { "500" };
+    let reply = Reply::Json(status, "{}".to_owned());
+    Case { name, target, reply, result, status: Some(status), error_type: Some(result) }
+}
+
+/// A call that fails with `error`, after headers with status 200 or before.
+fn failed(
+    name: &'static str,
+    target: &'static str,
+    reply: Reply,
+    status: Option<u16>,
+    error: &'static str,
+) -> Case {
+    Case { name, target, reply, result: error, status, error_type: Some(error) }
+}
+
+/// A response in these bytes, after which the server closes the connection.
+fn raw(head: &str, body: &[u8]) -> Reply {
+    Reply::Close([head.as_bytes(), b"\r\n", body].concat())
+}
 
 fn cases() -> Vec<Case> {
+    let hello = || Reply::Json(200, "hello".to_owned());
+    let no_content = || raw("HTTP/1.1 204 No Content\r\n", b"");
+    let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n";
+    let announced = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n";
+    let early = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n";
+    let folded = "HTTP/1.1 200 OK\r\nX-Folded: a\r\n b\r\nContent-Length: 5\r\n";
     vec![
-        Case { reply: b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", ..OK },
-        Case { reply: b"HTTP/1.1 200 OK\r\n\r\nhello", ..OK },
-        Case { reply: b"HTTP/1.0 200 OK\r\n\r\nhello", ..OK },
-        Case {
-            reply: b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: sum\r\n\r\n5\r\nhello\r\n0\r\nsum: 1\r\n\r\n",
-            ..OK
-        },
-        Case {
-            reply: b"HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
-            ..OK
-        },
-        Case { reply: b"HTTP/1.1 200 OK\r\nX: a\r\n b\r\nContent-Length: 5\r\n\r\nhello", ..OK },
-        Case {
-            method: Method::HEAD,
-            reply: b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n",
-            result: Ok(""),
-            ..OK
-        },
-        // A body that the caller does not read does not matter.
-        Case { reply: b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nh", caller: Caller::Status, result: Ok("200"), ..OK },
-        Case {
-            reply: b"HTTP/1.1 500 Oops\r\nContent-Length: 9\r\n\r\nh",
-            caller: Caller::Status,
-            result: Ok("500"),
-            status: Some(500),
-            error_type: Some("500"),
-            ..OK
-        },
-        Case {
-            reply: b"HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\nnone",
-            result: Ok("none"),
-            status: Some(404),
-            error_type: Some("404"),
-            ..OK
-        },
-        Case {
-            reply: b"HTTP/1.1 304 Not Modified\r\n\r\n",
-            result: Ok(""),
-            status: Some(304),
-            ..OK
-        },
-        Case {
-            reply: b"HTTP/1.1 307 Temporary Redirect\r\nLocation: /b\r\nContent-Length: 0\r\n\r\n",
-            result: Ok(""),
-            status: Some(307),
-            ..OK
-        },
-        Case {
-            reply: b"HTTP/1.1 307 Temporary Redirect\r\nContent-Length: 0\r\n\r\n",
-            caller: Caller::Json,
-            result: Err("307"),
-            status: Some(307),
-            error_type: Some("307"),
-            ..OK
-        },
-        Case {
-            reply: b"HTTP/1.1 204 No Content\r\n\r\n",
-            caller: Caller::Unit,
-            result: Ok(""),
-            status: Some(204),
-            ..OK
-        },
-        Case {
-            reply: b"HTTP/1.1 204 No Content\r\n\r\n",
-            caller: Caller::Json,
-            result: Ok("null"),
-            status: Some(204),
-            ..OK
-        },
-        Case {
-            reply: b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
-            caller: Caller::Json,
-            result: Err("decode"),
-            error_type: Some("decode"),
-            ..OK
-        },
-        Case { reply: b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhello", result: ANY, error_type: Some("reset"), ..OK },
-        Case {
-            reply: b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nhello",
-            result: ANY,
-            error_type: Some("reset"),
-            ..OK
-        },
-        Case {
-            reply: b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhello",
-            resets: true,
-            result: ANY,
-            error_type: Some("reset"),
-            ..OK
-        },
-        Case { reply: b"", result: ANY, status: None, error_type: Some("reset"), ..OK },
-        Case { reply: b"hello\r\n\r\n", result: ANY, status: None, error_type: Some("other"), ..OK },
-        Case { reply: b"HTTP/1.1 200", stalls: true, result: ANY, status: None, error_type: Some("timeout"), ..OK },
-        Case {
-            reply: b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhello",
-            stalls: true,
-            result: ANY,
-            error_type: Some("timeout"),
-            ..OK
-        },
-        Case {
-            reply: b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhello",
-            stalls: true,
-            caller: Caller::FirstChunk,
-            error_type: Some("canceled"),
-            ..OK
-        },
-        Case {
-            reply: b"HTTP/1.1 200",
-            stalls: true,
-            caller: Caller::Impatient,
-            result: ANY,
-            status: None,
-            error_type: Some("canceled"),
-            ..OK
-        },
+        ok("whole body", "/plain/text", hello(), "200 hello"),
+        ok("unread body", "/plain/status", hello(), "200"),
+        ok("checked status", "/plain/checked", hello(), "200"),
+        failed_status("unread 404", "/plain/status", 404),
+        failed_status("unread 500", "/plain/status", 500),
+        failed_status("checked 404", "/plain/checked", 404),
+        failed_status("checked 500", "/plain/checked", 500),
+        failed_status("JSON 500", "/plain/json", 500),
+        ok("304", "/plain/text", raw("HTTP/1.1 304 Not Modified\r\n", b""), "304"),
+        ok(
+            "307",
+            "/plain/text",
+            raw("HTTP/1.1 307 X\r\nLocation: /\r\nContent-Length: 0\r\n", b""),
+            "307",
+        ),
+        Case { status: Some(204), ..ok("204 into ()", "/plain/unit", no_content(), "()") },
+        failed("204 into JSON", "/plain/json", no_content(), Some(204), "decode"),
+        ok("HEAD", "/plain/head", raw(announced, b""), "200"),
+        ok(
+            "trailers",
+            "/plain/text",
+            raw(chunked, b"5\r\nhello\r\n0\r\nX-Sum: 1\r\n\r\n"),
+            "200 hello",
+        ),
+        ok(
+            "interim responses",
+            "/plain/text",
+            raw(&format!("{early}{announced}"), b"hello"),
+            "200 hello",
+        ),
+        ok(
+            "HTTP/1.0 until close",
+            "/plain/text",
+            raw("HTTP/1.0 200 OK\r\n", b"hello"),
+            "200 hello",
+        ),
+        ok("folded header", "/plain/text", raw(folded, b"hello"), "200 hello"),
+        failed("wrong JSON", "/plain/json", hello(), Some(200), "decode"),
+        failed("cut body", "/plain/text", raw(announced, b"hel"), Some(200), "reset"),
+        failed("cut JSON", "/plain/json", raw(announced, b"hel"), Some(200), "reset"),
+        failed(
+            "cut chunked body",
+            "/plain/text",
+            raw(chunked, b"5\r\nhello\r\n"),
+            Some(200),
+            "reset",
+        ),
+        failed("closed before head", "/plain/text", Reply::Close(Vec::new()), None, "reset"),
+        failed("reset before head", "/plain/text", Reply::Reset(Vec::new()), None, "reset"),
+        failed("foreign local address", "/unbindable/text", hello(), None, "local"),
+        failed("timeout in head", "/plain/text", Reply::Stall(Vec::new()), None, "timeout"),
+        failed(
+            "timeout in body",
+            "/plain/text",
+            Reply::Stall(Reply::start_of(5, "hel")),
+            Some(200),
+            "timeout",
+        ),
     ]
 }
 
-#[tokio::test]
-async fn call_end_is_recorded() {
+/// Each way in which a call ends has the right outcome for the caller, in the metrics and in the one
+/// client span, and they agree on the duration.
+#[test]
+fn call_end_is_recorded() {
+    let collector = OtlpCollector::start();
     for case in cases() {
-        let name = format!("{} {:?}", String::from_utf8_lossy(case.reply), case.caller);
-        let reply = case.reply.to_vec();
-        let server = FakeServer::start(match (case.stalls, case.resets) {
-            (true, _) => Reply::Stall(reply),
-            (_, true) => Reply::Reset(reply),
-            _ => Reply::Close(reply),
-        });
-        let test = TestTelemetry::start();
-        let client = test.client().timeout(Duration::from_millis(300)).build().unwrap();
-        let result = case.caller.call(&client, case.method.clone(), &server.url()).await;
-        match (case.result, result) {
-            (Ok(expected), Ok(body)) => assert_eq!(body, expected, "{name}"),
-            (Err(expected), Err(error)) => assert!(error.contains(expected), "{name}: {error}"),
-            (expected, result) => panic!("{name}: {result:?}, not {expected:?}"),
-        }
-        assert_recorded(&name, &test, case.method.as_str(), case.status, case.error_type);
+        assert_call(&case, &collector);
     }
 }
 
-/// Checks metrics and span of a single call.
-fn assert_recorded(
-    name: &str,
-    test: &TestTelemetry,
-    method: &str,
-    status: Option<u16>,
-    error_type: Option<&str>,
-) -> TestSpan {
-    let status = status.map(|status| status.to_string());
-    let mut labels = vec![("http_request_method", method)];
-    labels.extend(status.as_deref().map(|status| ("http_response_status_code", status)));
-    labels.extend(error_type.map(|error| ("error_type", error)));
-    assert_eq!(test.sample(DURATION_COUNT, &labels), 1.0, "{name}: {labels:?}");
-    assert_eq!(test.sample(DURATION_COUNT, &[]), 1.0, "{name}");
-    let errors = test.sample("http_client_request_errors_total", &[]);
-    assert_eq!(errors, if error_type.is_some() { 1.0 } else { 0.0 }, "{name}");
-    assert_eq!(test.sample("http_client_active_requests", &[]), 0.0, "{name}");
-
-    assert_eq!(test.spans().len(), 1, "{name}");
-    let span = test.span(method);
-    assert_eq!(span.kind, "Client", "{name}");
-    let attribute = |key: &str| span.attributes.get(key).cloned();
-    assert_eq!(attribute("http.response.status_code"), status, "{name}");
-    // A caller that cancels is not an error of the span.
-    let span_error = error_type.filter(|error| *error != "canceled");
-    assert_eq!(attribute("error.type").as_deref(), span_error, "{name}");
-    assert_eq!(span.error.is_some(), span_error.is_some(), "{name}");
-    let seconds = test.sample(DURATION_SUM, &[]);
-    assert!((span.duration.as_secs_f64() - seconds).abs() < 1e-8, "{name}: {seconds}");
-    span
+fn assert_call(case: &Case, collector: &OtlpCollector) {
+    let upstream = FakeServer::start(case.reply.clone());
+    let is_timeout = case.error_type == Some("timeout");
+    let timeout = if is_timeout { SHORT_TIMEOUT } else { LONG_TIMEOUT };
+    let caller = caller_process(collector, &upstream.url(), timeout).serve();
+    assert_result(case, &caller, collector, upstream.address());
 }
 
-/// A call that does not reach a server has the kind of its reason.
-#[tokio::test]
-async fn unsent_call_is_classified() {
-    let unused = ReservedPort::bind();
-    let (stalled, _connections) = listener_with_full_backlog();
-    // No interface has this address (RFC 5737).
-    let elsewhere = Ipv4Addr::new(192, 0, 2, 1);
-    for (url, local_address, error_type) in [
-        (unused.url(), None, "refused"),
-        (format!("http://{stalled}"), None, "timeout"),
-        (unused.url(), Some(elsewhere), "local"),
-        ("http://unknown.invalid".to_owned(), None, "dns"),
+fn assert_result(case: &Case, caller: &Process, collector: &OtlpCollector, upstream: SocketAddr) {
+    let response = caller.get(case.target);
+    assert_eq!(response.text(), case.result, "{}", case.name);
+    let spans = collector.wait_for_trace(response.trace_id(), 2);
+    assert_recorded(case, caller, &spans, upstream);
+}
+
+/// Checks the span and the metrics of a call to `upstream`. The first of `spans` is the caller's.
+fn assert_recorded(case: &Case, caller: &Process, spans: &[Span], upstream: SocketAddr) {
+    let name = case.name;
+    let [parent, span] = spans else { panic!("{name}: {spans:?}") };
+    let page = caller.metrics();
+    let status = case.status.map(|status| status.to_string());
+    let labels =
+        [("http_response_status_code", status.as_deref()), ("error_type", case.error_type)];
+    let samples: Vec<_> = page.named(DURATION_COUNT).filter(|sample| sample.value > 0.0).collect();
+    assert_eq!(samples.len(), 1, "{name}: {samples:?}");
+    assert_eq!(samples[0].value, 1.0, "{name}");
+    for (label, value) in labels {
+        assert_eq!(samples[0].labels.get(label).map(String::as_str), value, "{name}: {label}");
+    }
+    let errors: Vec<_> = page.named(ERRORS).filter(|sample| sample.value > 0.0).collect();
+    let error_types: Vec<_> = errors.iter().map(|sample| &*sample.labels["error_type"]).collect();
+    assert_eq!(error_types, case.error_type.as_slice(), "{name}");
+    assert_eq!(page.sum(ERRORS, &[]), error_types.len() as f64, "{name}");
+    assert_eq!(page.sum("http_client_active_requests", &[]), 0.0, "{name}");
+
+    assert_eq!((span.kind, &span.parent_span_id), ("client", &parent.span_id), "{name}");
+    let method = if case.target == "/plain/head" { "HEAD" } else { "GET" };
+    assert_eq!(span.name, method, "{name}");
+    // Cancellation by the caller is not an error of the call.
+    let span_error = case.error_type.filter(|error| *error != "canceled");
+    assert_eq!(span.status, if span_error.is_some() { "error" } else { "" }, "{name}");
+    let text = |key: &str| span.attributes.get(key).and_then(|value| value.as_str());
+    let number = |key: &str| span.attributes.get(key).and_then(|value| value.as_u64());
+    assert_eq!(text("error.type"), span_error, "{name}");
+    assert_eq!(text("http.request.method"), Some(method), "{name}");
+    assert_eq!(number("http.response.status_code"), case.status.map(u64::from), "{name}");
+    assert_eq!(text("server.address"), Some(&*upstream.ip().to_string()), "{name}");
+    assert_eq!(number("server.port"), Some(upstream.port().into()), "{name}");
+    let scheme = if case.error_type == Some("tls") { "https" } else { "http" };
+    assert_eq!(text("url.full"), Some(&*format!("{scheme}://{upstream}/")), "{name}");
+    assert_eq!(number("http.request.resend_count"), None, "{name}");
+    let span_seconds = span.duration_ns as f64 / 1e9;
+    let seconds = page.sum(DURATION_SUM, &[]);
+    assert!((span_seconds - seconds).abs() < 1e-8, "{name}: span {span_seconds}, metric {seconds}");
+}
+
+#[test]
+fn refused_call_is_recorded() {
+    let collector = OtlpCollector::start();
+    let upstream = ReservedPort::bind();
+    let caller = caller_process(&collector, &upstream.url(), LONG_TIMEOUT).serve();
+    let case = failed("refused", "/plain/text", Reply::Close(Vec::new()), None, "refused");
+    assert_result(&case, &caller, &collector, upstream.address());
+}
+
+/// The caller's client disconnects, so that the caller drops the call before its headers or in its body.
+#[test]
+fn dropped_call_is_canceled() {
+    let collector = OtlpCollector::start();
+    for (name, reply, received, status) in [
+        ("dropped before head", Reply::Stall(Vec::new()), None, None),
+        ("dropped in body", Reply::Stall(Reply::start_of(5, "hel")), Some("hel"), Some(200)),
     ] {
-        let test = TestTelemetry::start();
-        let client = test.client().timeout(Duration::from_secs(2));
-        let client = client.configure(|client| client.local_address(local_address.map(Into::into)));
-        let client = client.build().unwrap();
-        let result = Caller::Json.call(&client, Method::GET, &url).await;
-        assert_eq!(result, Err(error_type.to_owned()), "{url}");
-        assert_recorded(&url, &test, "GET", None, Some(error_type));
+        let case = failed(name, "/plain/stream", reply, status, "canceled");
+        let upstream = FakeServer::start(case.reply.clone());
+        let caller = caller_process(&collector, &upstream.url(), LONG_TIMEOUT).serve();
+        let mut connection = Request::new("GET", case.target).start(caller.address());
+        upstream.wait_for_request(1);
+        if let Some(received) = received {
+            connection.read_until(received.as_bytes()).expect(name);
+        }
+        drop(connection);
+        let line = caller.wait_for_log_line(name, |line| line.get("endpoint").is_some());
+        let spans = collector.wait_for_trace(&line["trace_id"], 2);
+        assert_recorded(&case, &caller, &spans, upstream.address());
     }
 }
 
-/// An address that does not respond leaves time for the next one.
-#[tokio::test]
-async fn second_address_is_tried_in_budget() {
-    let (stalled, _connections) = listener_with_full_backlog();
-    let healthy = TcpListener::bind((Ipv4Addr::LOCALHOST, stalled.port())).unwrap();
-    let addresses = [stalled, healthy.local_addr().unwrap()];
-    let _server = FakeServer::start_on(healthy, Reply::echo("hello"));
-    let test = TestTelemetry::start();
-    let client = test.client().timeout(Duration::from_secs(4));
-    let client = client.configure(|client| client.resolve_to_addrs("two.test", &addresses));
-    let client = client.build().unwrap();
-    let url = format!("http://two.test:{}", stalled.port());
-    let result = Caller::Json.call(&client, Method::GET, &url).await;
-    assert_eq!(result.as_deref(), Ok(r#"{"echo":"hello"}"#));
-    assert_recorded("two addresses", &test, "GET", Some(200), None);
+/// Each attempt of a call is a client span below the caller's span.
+#[test]
+fn retried_call_has_span_per_attempt() {
+    let collector = OtlpCollector::start();
+    let upstream = ReservedPort::bind();
+    let caller = caller_process(&collector, &upstream.url(), LONG_TIMEOUT).serve();
+    let response = caller.get("/retrying/text");
+    assert_eq!(response.text(), "refused");
+    let spans = collector.wait_for_trace(response.trace_id(), 4);
+    let attempts = &spans[1..];
+    assert!(attempts.iter().all(|span| span.parent_span_id == spans[0].span_id), "{spans:?}");
+    let count = |span: &Span| span.attributes.get("http.request.resend_count")?.as_u64();
+    let mut counts: Vec<_> = attempts.iter().map(count).collect();
+    counts.sort_unstable();
+    assert_eq!(counts, [None, Some(1), Some(2)]);
+    let page = caller.metrics();
+    assert_eq!(page.sum(ERRORS, &[("error_type", "refused")]), 3.0);
+    assert_eq!(page.sum(DURATION_COUNT, &[]), 3.0);
+    assert_eq!(page.sum("http_client_active_requests", &[]), 0.0);
 }
 
-/// Each attempt is a span below that of the caller.
-#[tokio::test]
-async fn retry_is_span_of_its_own() {
-    let unused = ReservedPort::bind();
-    let test = TestTelemetry::start();
-    let client = test.client().max_connect_retries(2).build().unwrap();
-    let caller = tracing::info_span!("caller");
-    let url = unused.url();
-    let call = Caller::Json.call(&client, Method::GET, &url);
-    let result = tracing::Instrument::instrument(call, caller).await;
-    assert_eq!(result, Err("refused".to_owned()));
-    let parent = test.span("caller").span_id;
-    let spans = test.spans();
-    let attempts: Vec<_> = spans.iter().filter(|span| span.kind == "Client").collect();
-    let counts: Vec<_> =
-        attempts.iter().map(|span| span.attributes.get("http.request.resend_count")).collect();
-    assert_eq!(counts, [None, Some(&"1".to_owned()), Some(&"2".to_owned())]);
-    assert!(attempts.iter().all(|span| span.parent_span_id.as_ref() == Some(&parent)));
-    assert_eq!(test.sample(DURATION_COUNT, &[("error_type", "refused")]), 3.0);
+/// A call that is not made is counted and has neither span nor duration.
+#[test]
+fn rejected_call_has_no_span() {
+    let collector = OtlpCollector::start();
+    let upstream = FakeServer::start(Reply::Json(500, "{}".to_owned()));
+    let caller = caller_process(&collector, &upstream.url(), LONG_TIMEOUT).serve();
+    assert_eq!(caller.get("/breaking/status").text(), "500");
+    let response = caller.get("/breaking/status");
+    assert_eq!(response.text(), "circuit_open");
+    collector.wait_for_trace(response.trace_id(), 1);
+    let page = caller.metrics();
+    assert_eq!(page.sum(ERRORS, &[("error_type", "circuit_open")]), 1.0);
+    assert_eq!(page.sum(DURATION_COUNT, &[]), 1.0);
+    assert_eq!(page.sum("http_client_active_requests", &[]), 0.0);
+    assert_eq!(upstream.requests().len(), 1);
 }
 
-/// A call that the circuit breaker rejects has no span and no sample.
-#[tokio::test]
-async fn rejected_call_is_only_counted() {
-    let unused = ReservedPort::bind();
-    let url: Url = unused.url().parse().unwrap();
-    let test = TestTelemetry::start();
-    let client = test.client().circuit_breaker(&url, 1).build().unwrap();
-    for expected in ["refused", "circuit_open"] {
-        let result = Caller::Json.call(&client, Method::GET, url.as_str()).await;
-        assert_eq!(result, Err(expected.to_owned()));
-        let labels = [("error_type", expected)];
-        assert_eq!(test.sample("http_client_request_errors_total", &labels), 1.0);
+/// An address that swallows SYNs: alone, the call times out. Beside a healthy address, it succeeds.
+#[cfg(target_os = "linux")]
+#[test]
+fn silent_address_leaves_time() {
+    let collector = OtlpCollector::start();
+    let (silent, _sockets) = testkit::listener_with_full_backlog();
+    let caller = caller_process(&collector, &format!("http://{silent}"), SHORT_TIMEOUT).serve();
+    let case = failed("silent", "/plain/text", Reply::Close(Vec::new()), None, "timeout");
+    assert_result(&case, &caller, &collector, silent);
+
+    let upstream = FakeServer::start(Reply::Json(200, "hello".to_owned()));
+    let addresses = format!("{silent},{}", upstream.address());
+    let caller = caller_process(&collector, "http://upstream.test", "2000")
+        .env("UPSTREAM_ADDRESSES", addresses)
+        .serve();
+    assert_eq!(caller.get("/plain/text").text(), "200 hello");
+}
+
+/// A complete HTTP message whose content encoding is valid, ends early or is invalid.
+#[cfg(feature = "gzip")]
+#[test]
+fn compressed_body_end_is_recorded() {
+    use std::io::Write;
+
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(b"hello").unwrap();
+    let compressed = encoder.finish().unwrap();
+    let gzip = |body: &[u8]| {
+        let headers = format!("Content-Encoding: gzip\r\nContent-Length: {}\r\n", body.len());
+        raw(&format!("HTTP/1.1 200 OK\r\n{headers}"), body)
+    };
+    let collector = OtlpCollector::start();
+    for case in [
+        ok("gzip", "/plain/text", gzip(&compressed), "200 hello"),
+        failed("cut gzip stream", "/plain/text", gzip(&compressed[..15]), Some(200), "decode"),
+        failed("cut gzip of JSON", "/plain/json", gzip(&compressed[..15]), Some(200), "decode"),
+        failed("invalid gzip", "/plain/text", gzip(b"hello"), Some(200), "decode"),
+    ] {
+        assert_call(&case, &collector);
     }
-    assert_eq!(test.sample(DURATION_COUNT, &[]), 1.0);
-    assert_eq!(test.spans().len(), 1);
 }
 
-/// A server that ends the TLS handshake, in order or by a reset.
+/// A peer that closes or resets the connection during the TLS handshake.
 #[cfg(feature = "tls")]
-#[tokio::test]
-async fn ended_handshake_is_tls() {
-    use std::io::Read;
-
-    for resets in [false, true] {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("https://{}", listener.local_addr().unwrap());
-        let server = std::thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            // Closing a connection with unread bytes resets it.
-            let mut bytes = [0; 16 * 1024];
-            let length = if resets { 1 } else { bytes.len() };
-            stream.read(&mut bytes[..length]).unwrap();
+#[test]
+fn aborted_tls_handshake_is_recorded() {
+    let collector = OtlpCollector::start();
+    for (name, is_reset) in [("FIN in handshake", false), ("RST in handshake", true)] {
+        let upstream = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = upstream.local_addr().unwrap();
+        let peer = thread::spawn(move || {
+            let (mut stream, _) = upstream.accept().unwrap();
+            if is_reset {
+                // A socket that is closed with unread data resets the connection.
+                return stream.peek(&mut [0]).map(drop);
+            }
+            stream.shutdown(Shutdown::Write)?;
+            io::copy(&mut stream, &mut io::sink()).map(drop)
         });
-        let test = TestTelemetry::start();
-        let client = test.client().timeout(Duration::from_secs(4)).build().unwrap();
-        let result = Caller::Json.call(&client, Method::GET, &url).await;
-        assert_eq!(result, Err("tls".to_owned()), "resets: {resets}");
-        assert_recorded(&url, &test, "GET", None, Some("tls"));
-        server.join().unwrap();
+        let caller =
+            caller_process(&collector, &format!("https://{address}"), LONG_TIMEOUT).serve();
+        let case = failed(name, "/plain/text", Reply::Close(Vec::new()), None, "tls");
+        assert_result(&case, &caller, &collector, address);
+        peer.join().unwrap().expect(name);
     }
 }

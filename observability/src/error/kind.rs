@@ -120,7 +120,7 @@ impl ErrorKind {
         if let Some(status) = error.status() {
             return Self::Status(status);
         }
-        if error.is_decode() {
+        if error.is_decode() || error.is_body() {
             // If the connection failed, hyper's error is among the causes. Otherwise the content is malformed.
             let kind = Self::from_chain(error)
                 .filter(|_| causes(error).any(|cause| cause.is::<hyper::Error>()));
