@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use opentelemetry::trace::SpanContext;
+use opentelemetry::trace::noop::NoopTracerProvider;
 use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider};
 use tracing::{Level, Subscriber};
 use tracing_log::{AsLog, LogTracer};
@@ -84,7 +85,11 @@ pub fn init(service: ServiceInfo, config: &Config) -> Result<Telemetry, Error> {
         tracing::warn!(target: "observability", "{OTHER_RECORDER}");
     }
     opentelemetry::global::set_text_map_propagator(TraceContextPropagator);
-    opentelemetry::global::set_tracer_provider(telemetry.tracer_provider());
+    if telemetry.0.otel.disabled {
+        opentelemetry::global::set_tracer_provider(NoopTracerProvider::new());
+    } else {
+        opentelemetry::global::set_tracer_provider(telemetry.tracer_provider());
+    }
     install_panic_hook();
     Ok(telemetry)
 }

@@ -13,10 +13,13 @@ use std::time::Duration;
 
 use opentelemetry::KeyValue;
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::trace::Sampler;
+use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator, Sampler};
 
 use super::ServiceInfo;
 use crate::http::KnownMethods;
+
+/// Resource attribute that differs between the instances of a service.
+const INSTANCE_ID: &str = "service.instance.id";
 
 /// Configuration of traces, from the `OTEL_*` variables.
 #[derive(Debug, Clone)]
@@ -139,8 +142,8 @@ impl OtelConfig {
         }
     }
 
-    /// Returns the resource of all spans: name and version of the service, `OTEL_RESOURCE_ATTRIBUTES`,
-    /// and the attributes that the SDK detects.
+    /// Returns the resource of all spans: name, version and instance of the service,
+    /// `OTEL_RESOURCE_ATTRIBUTES`, and the attributes that the SDK detects.
     pub(crate) fn resource(&self, service: &ServiceInfo) -> Resource {
         let detected = Resource::builder().build();
         let is_named = detected
@@ -157,8 +160,20 @@ impl OtelConfig {
         if let Some(name) = name {
             builder = builder.with_service_name(name);
         }
+        if detected.get(&INSTANCE_ID.into()).is_none() {
+            builder = builder.with_attribute(KeyValue::new(INSTANCE_ID, random_uuid()));
+        }
         builder.build()
     }
+}
+
+/// Returns a UUID of version 4 (RFC 9562, section 5.4).
+fn random_uuid() -> String {
+    let random = u128::from_be_bytes(RandomIdGenerator::default().new_trace_id().to_bytes());
+    let (version, variant) = (0xf << 76, 0x3 << 62);
+    let uuid = random & !version & !variant | 0x4 << 76 | 0x2 << 62;
+    let hex = format!("{uuid:032x}");
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
 
 /// Reads variables and collects messages about their values.
