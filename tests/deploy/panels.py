@@ -35,14 +35,14 @@ def substitute(text, variables):
 
 
 def variables(dashboard, **chosen):
-    """Returns the values of all variables: built-in ones, `All` for those of the dashboard, and the chosen ones."""
-    every = {v["name"]: v["allValue"] for v in dashboard["templating"]["list"]}
-    return {**BUILT_IN, **every, **chosen}
+    """Returns the values of all variables: built-in ones, `All` or the default for those of the dashboard, and the chosen ones."""
+    defaults = {v["name"]: v.get("allValue", ".+") if v["type"] == "query" else v["query"] for v in dashboard["templating"]["list"]}
+    return {**BUILT_IN, **defaults, **chosen}
 
 
-def queries(dashboard):
-    """Yields panel, target and the expression with all variables at `All`."""
-    values = variables(dashboard)
+def queries(dashboard, **chosen):
+    """Yields panel, target and the expression with the chosen values of variables."""
+    values = variables(dashboard, **chosen)
     for panel in panels(dashboard):
         for target in panel["targets"]:
             yield panel, target, substitute(target["expr"], values)
