@@ -10,7 +10,7 @@ import urllib.request
 DEPLOY = pathlib.Path(__file__).resolve().parents[2] / "deploy"
 
 # Values of Grafana's built-in variables for a scrape interval of 5 s and a time range of 15 minutes.
-BUILT_IN = {"__rate_interval": "20s", "__interval": "5s", "__range": "15m"}
+BUILT_IN = {"__rate_interval": "20s", "__range": "15m"}
 
 
 def dashboards():
@@ -80,5 +80,5 @@ class Prometheus:
         return self.get(f"label/{match.group(2)}/values", **{"match[]": match.group(1)})
 
     def alerts(self, state="firing"):
-        """Returns the names of the alerts in this state."""
+        """Returns the names of the alerts in this state, `firing` or `pending`."""
         return {a["labels"]["alertname"] for a in self.get("alerts")["alerts"] if a["state"] == state}
