@@ -26,8 +26,7 @@ def lint_dashboard(board, uids):
     expect(uid not in uids, f"{uid}: duplicate uid")
     uids.add(uid)
     expect(panels(board)[0]["title"] == "Alerts", f"{uid}: the first panel does not show the alerts")
-    addresses = [v["query"] for v in board["templating"]["list"] if v["type"] == "textbox"]
-    hosts = set(re.findall(r"https?://[^/\"]+", json.dumps(board))) - set(addresses)
+    hosts = set(re.findall(r"https?://[^/\"]+", json.dumps([board["panels"], board["links"], board["annotations"]])))
     expect(not hosts, f"{uid}: addresses that are not in a variable: {hosts}")
     for source in set(re.findall(r'"type": "\w+", "uid": "([^"]*)"', json.dumps(board))):
         expect(source == "${datasource}", f"{uid}: data source {source} is not the variable")
@@ -47,8 +46,8 @@ def lint_dashboard(board, uids):
                 expect(target.get("exemplar"), f"{where}: latency query without exemplars")
             for variable in ("$job", "$instance", *(["$server"] if "http_client" in expr else [])):
                 expect(variable in expr or "not filter this" in text, f"{where}: {variable} does not filter it, and the description does not say so")
-            if "error_type" in expr and " / " in expr and "http_client" in expr:
-                expect("circuit_open|overload" in expr, f"{where}: the share contains calls that were not made")
+            for errors in re.findall(r"http_client_request_errors_total\{[^}]*\}", expr if " / " in expr else ""):
+                expect("circuit_open|overload" in errors, f"{where}: the share contains calls that were not made")
     list(queries(board))  # raises an error for an unknown variable
 
 
@@ -76,6 +75,8 @@ def lint_alerts(uids):
         expect(dashboard and dashboard.group(1) in uids, f"{name}: no such dashboard")
     lint_windows("alerts.yml", rules)
     lint_windows("slo.yml", read("prometheus/rules/slo.yml"))
+    for window in re.findall(r"\}\[(\w+)\]", read("prometheus/rules/slo.yml")):
+        expect(window == "5m", f"slo.yml: a rule reads the series of all instances over {window}, and not recorded values")
     recorded = set(re.findall(r"- record: (\S+)", rules + read("prometheus/rules/slo.yml")))
     used = set()
     for text in [json.dumps(d) for d in dashboards()] + [rules, runbook]:
