@@ -20,21 +20,27 @@ PROVISIONING = pathlib.Path("/etc/grafana/provisioning")
 DATA = pathlib.Path("/var/lib/grafana")
 
 
-def read(path):
-    """Returns a provisioning file with `$NAME` replaced by the variable, and `$$` by `$`, as Grafana does."""
-    return re.sub(r"\$(?:(\$)|(\w+))", lambda m: m[1] or os.environ[m[2]], path.read_text())
+def expand(value):
+    """Replaces `$NAME` by the environment variable, and `$$` by `$`, in all texts of a provisioning file, as Grafana does."""
+    if isinstance(value, dict):
+        return {key: expand(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [expand(item) for item in value]
+    if isinstance(value, str):
+        return re.sub(r"\$(?:(\$)|(\w+))", lambda m: m[1] or os.environ[m[2]], value)
+    return value
 
 
 def load_provisioning():
     """Returns the data sources and the dashboards by their uid."""
     sources, dashboards = {}, {}
     for path in sorted((PROVISIONING / "datasources").glob("*.y*ml")):
-        for source in yaml.safe_load(read(path))["datasources"]:
+        for source in expand(yaml.safe_load(path.read_text()))["datasources"]:
             if source["uid"] in sources:
                 raise ValueError(f"duplicate data source {source['uid']}")
             sources[source["uid"]] = source
     for path in sorted((PROVISIONING / "dashboards").glob("*.y*ml")):
-        for provider in yaml.safe_load(read(path))["providers"]:
+        for provider in expand(yaml.safe_load(path.read_text()))["providers"]:
             files = sorted(pathlib.Path(provider["options"]["path"]).glob("**/*.json"))
             if not files:
                 raise ValueError(f"no dashboards in {provider['options']['path']}")
