@@ -8,7 +8,7 @@ import pathlib
 import sys
 
 from builders import (
-    BLUE, GREEN, KIND_COLOURS, LIVE, ORANGE, QUANTILE_COLOURS, RATE, RED, SEL, STATUS_COLOURS, YELLOW,
+    BLUE, GREEN, KIND_COLOURS, LIVE, ORANGE, QUANTILE_COLOURS, RATE, RED, SEL, SERVICES, STATUS_COLOURS, YELLOW,
     bars, dashboard, heatmap, lines, q, quantiles, stat, steps, table, traces, variable,
 )  # fmt: skip
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
@@ -158,7 +158,7 @@ calls = dashboard(
     "Calls of a service to other services: rate, outcomes, latency, and the place where the time is spent.",
     [
         variable("server", "Called address", f'label_values({CLIENT_ERRORS}{{job=~"$job"}}, server_address)', "Host name that the service calls", ".+"),
-        variable("callee", "Called service", 'label_values(build_info{service!=""}, job)', "Service behind the called address, for a comparison of both sides", single=True),
+        variable("callee", "Called service", SERVICES, "Service behind the called address, for a comparison of both sides", single=True),
     ],
     {
         "Alerts and current state": [

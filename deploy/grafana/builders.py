@@ -116,13 +116,18 @@ def traces(title, job, tags=""):
 
 
 def variable(name, label, query, description, every=None, single=False):
-    """Returns a variable with the values of a label. If all are selected, its value is the regular expression `every` or a list."""
-    builder = dash.QueryVariable(name).label(label).description(description).datasource(PROMETHEUS).query({"query": query, "refId": name, "qryType": 1})
-    builder = builder.refresh(model.VariableRefresh.ON_TIME_RANGE_CHANGED).sort(model.VariableSort.ALPHABETICAL_ASC)
+    """Returns a variable. If all values are selected, it is the regular expression `every` or a list."""
+    kind = 3 if query.startswith("query_result") else 1  # how Grafana names the two kinds of queries
+    builder = dash.QueryVariable(name).label(label).description(description).datasource(PROMETHEUS).query({"query": query, "refId": name, "qryType": kind})
+    builder = builder.regex('/job="([^"]+)"/' if kind == 3 else "").refresh(model.VariableRefresh.ON_TIME_RANGE_CHANGED).sort(model.VariableSort.ALPHABETICAL_ASC)
     if single:
         return builder
     builder = builder.multi(True).include_all(True).current(model.VariableOption(text=["All"], value=["$__all"]))
     return builder.all_value(every) if every else builder
+
+
+# Services of the last day, so that one that has gone is not missing, but down.
+SERVICES = 'query_result(count by (job) (last_over_time(build_info{service!=""}[1d])))'
 
 
 def dashboard(uid, title, description, variables, rows):
@@ -135,7 +140,7 @@ def dashboard(uid, title, description, variables, rows):
     board = board.link(links).link(dash.DashboardLink("Traces").type(model.DashboardLinkType.LINK).url("${jaeger}/search").target_blank(True))
     for one in (
         dash.DatasourceVariable("datasource").label("Prometheus").type("prometheus"),
-        variable("job", "Service", 'label_values(build_info{service!=""}, job)', "The label `job` in Prometheus, which is also the service in Jaeger"),
+        variable("job", "Service", SERVICES, "The label `job` in Prometheus, which is also the service in Jaeger"),
         variable("instance", "Instance", 'label_values(build_info{job=~"$job"}, instance)', "Process of the service", ".+"),
         *variables,
         dash.TextBoxVariable("jaeger").label("Jaeger").default_value("http://localhost:16686").description("Address of Jaeger for the links to traces"),

@@ -151,6 +151,11 @@ def below(limit):
     return (lambda value: value < limit), f"below {limit:g}"
 
 
+def service_options(source=PROMETHEUS):
+    """Returns the services that the dashboards offer."""
+    return source.label_values(next(v["query"]["query"] for v in BOARDS["service"]["templating"]["list"] if v["name"] == "job"))
+
+
 def empty_panels(source, chosen):
     """Returns the panels without data, except those that may be empty."""
     may_be_empty = {"Alerts", "Not called by reason"}

@@ -75,7 +75,9 @@ class Prometheus:
         return [(labels, value) for labels, value in pairs if not math.isnan(value)]
 
     def label_values(self, query):
-        """Returns the options of a variable `label_values(metric, label)`."""
+        """Returns the options of a variable `label_values(metric, label)`, or the jobs of `query_result(expression)`."""
+        if query.startswith("query_result("):
+            return sorted(labels["job"] for labels, _ in self.query(query[len("query_result(") : -1]))
         match = re.fullmatch(r"label_values\((.+),\s*(\w+)\)", query)
         return self.get(f"label/{match.group(2)}/values", **{"match[]": match.group(1)})
 

@@ -15,7 +15,7 @@ import second_prometheus
 from harness import (
     A_ADMIN, B, BOARDS, CHOSEN, ENV, GRAFANA, JAEGER, PROMETHEUS, STOP_GRACE_PERIOD,
     above, below, check, check_filter, check_new_errors, clear_faults, compose, container, docker, empty_panels, error_counts, heading, http,
-    panel_values, set_fault, success, up, wait, wait_for_alerts, wait_for_next_scrape, wait_for_panel,
+    panel_values, service_options, set_fault, success, up, wait, wait_for_alerts, wait_for_next_scrape, wait_for_panel,
 )  # fmt: skip
 
 def check_startup():
@@ -234,6 +234,7 @@ def check_open_breaker():
     check("circuit_open" not in panel_values("calls", "Calls by outcome"), "calls / Calls by outcome: no series circuit_open")
     wait_for_alerts("ServiceARefused", "ScrapeDown", timeout=420)
     check("ServiceATimingOut" not in PROMETHEUS.alerts(), "ServiceATimingOut stays quiet")
+    check("service-a" in service_options(), "service-a, which has gone for minutes, can still be chosen")
     wait("the receiver prints the page", lambda: '"receiver":"page"' in (log := receiver_log()) and "ServiceARefused" in log, 40)
     burn = panel_values("service", "Burn rate of the availability budget")["service-b over 1h"]
     check(burn > 14.4 and "ErrorBudgetBurnsFast" not in PROMETHEUS.alerts(), f"no page about the error budget in the first hour, at a burn rate of {burn:.0f}")
