@@ -78,7 +78,7 @@ def check_provisioning():
         source = json.loads(http(f"{GRAFANA}/api/datasources/uid/prometheus")[2])
         links = [link.get("url") for link in source["jsonData"]["exemplarTraceIdDestinations"]]
         check(links == [f"http://localhost:{ENV['JAEGER_PORT']}/trace/${{__value.raw}}"], f"exemplars link to Jaeger and not to Explore: {links}")
-    services = json.loads(http(f"{JAEGER}/api/services")[2])["data"]
+    services = json.loads(http(f"{JAEGER}/api/services")[2])["data"] or []
     check("jaeger" not in services, f"Jaeger does not trace itself: it has {', '.join(services)}")
     status, _, body = http(f"{GRAFANA}/api/search?type=dash-db")
     check(len(json.loads(body)) == len(BOARDS), "Grafana has no other dashboard")
