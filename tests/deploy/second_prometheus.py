@@ -8,7 +8,6 @@ import re
 import subprocess
 import tempfile
 
-import harness
 import panels
 from harness import ENV, container, docker, empty_panels, heading, service_options, wait
 
@@ -37,7 +36,7 @@ def stop():
 
 def check():
     heading(f"a Prometheus that scrapes once a minute and calls B {JOB}: the panels have data")
-    harness.check(service_options(CLIENT) == [JOB, "service-a"], f"the dashboards offer {JOB} as a service")
+    wait(f"the dashboards offer {JOB} as a service", lambda: service_options(CLIENT) == [JOB, "service-a"], 90)
 
     def complete():
         empty = empty_panels(CLIENT, CHOSEN)
