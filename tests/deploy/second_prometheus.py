@@ -13,19 +13,20 @@ from harness import ENV, container, docker, empty_panels, heading, service_optio
 
 NAME, PORT, JOB = "stack-check-second", "19091", "checkout"
 CLIENT = panels.Prometheus(f"http://127.0.0.1:{PORT}")
+FOLDER = tempfile.TemporaryDirectory(prefix="second-prometheus.")  # removed at exit
 CHOSEN = {"job": JOB, "callee": JOB, "__rate_interval": "240s"}
 
 
 def start():
     config = (panels.DEPLOY / "prometheus/prometheus.yml").read_text()
     config = re.sub(r"(scrape|evaluation)_interval: 5s", r"\1_interval: 60s", config).replace("job_name: service-b", f"job_name: {JOB}")
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="second-prometheus."))
-    folder.chmod(0o755)  # the user of the container reads it
-    (folder / "prometheus.yml").write_text(config)
+    path = pathlib.Path(FOLDER.name, "prometheus.yml")
+    path.parent.chmod(0o755)  # the user of the container reads it
+    path.write_text(config)
     first = container("prometheus")
     docker(
         "run", "--detach", "--name", NAME, "--network", next(iter(first["NetworkSettings"]["Networks"])), "-p", f"127.0.0.1:{PORT}:9090",
-        "-v", f"{folder}/prometheus.yml:/etc/prometheus/prometheus.yml:ro", "-v", f"{panels.DEPLOY}/prometheus/rules:/etc/prometheus/rules:ro",
+        "-v", f"{path}:/etc/prometheus/prometheus.yml:ro", "-v", f"{panels.DEPLOY}/prometheus/rules:/etc/prometheus/rules:ro",
         first["Config"]["Image"], "--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/prometheus",
     )  # fmt: skip
 
