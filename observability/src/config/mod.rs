@@ -53,6 +53,11 @@ pub struct Config {
 }
 
 impl Config {
+    /// Returns `LISTEN_ADDR`, for a service that binds its listener itself.
+    pub fn listen_addr(&self) -> String {
+        self.listen_addr.to_string()
+    }
+
     /// Returns the upper bound on graceful shutdown, `SHUTDOWN_TIMEOUT_MS`.
     pub fn shutdown_timeout(&self) -> Duration {
         self.shutdown_timeout
