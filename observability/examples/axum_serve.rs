@@ -1,4 +1,4 @@
-//! The layer alone, in a service with a subscriber, a listener and a shutdown of its own.
+//! Service with its listener in `axum::serve`: the telemetry is a layer, and the shutdown is built from parts.
 //!
 //! ```sh
 //! cargo run -p observability --example axum_serve
@@ -11,33 +11,32 @@ use std::process::ExitCode;
 use axum::Router;
 use axum::extract::ConnectInfo;
 use axum::routing::get;
-use observability::{Config, Error, ServiceInfo, Telemetry};
+use observability::{Config, Error, ServiceInfo};
 use tokio::net::TcpListener;
-use tracing_subscriber::prelude::*;
 
 const SERVICE: ServiceInfo =
     observability::service!("axum-serve", log_label: "axum-serve", listen_addr: "127.0.0.1:8082");
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    observability::exit_code(serve().await)
+fn main() -> ExitCode {
+    observability::run(serve())
 }
 
 async fn serve() -> Result<(), Error> {
     let config: Config = SERVICE.parse(std::env::args_os())?;
-    let telemetry = Telemetry::start(SERVICE, &config)?;
-    // Layers of the service stand beside that of the telemetry.
-    tracing_subscriber::registry().with(telemetry.tracing_layer()).init();
+    let telemetry = observability::init(SERVICE, &config)?;
+    // The layer, and the admin routes outside of it.
+    let router = telemetry.instrument(Router::new().route("/hello", get(hello)));
 
-    let router = Router::new()
-        .route("/hello", get(async |ConnectInfo(peer): ConnectInfo<SocketAddr>| format!("{peer}")))
-        .layer(telemetry.layer());
-    let router = telemetry.admin_routes().merge(router);
     let listener = TcpListener::bind(config.listen_addr()).await.map_err(Error::other)?;
     telemetry.log_listening(listener.local_addr().map_err(Error::other)?);
-    let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    let shutdown = telemetry.shutdown_requested()?;
-    axum::serve(listener, service).with_graceful_shutdown(shutdown).await.map_err(Error::other)?;
-    telemetry.flush().await;
+    axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>())
+        .with_graceful_shutdown(telemetry.shutdown_signal()?)
+        .await
+        .map_err(Error::other)?;
+    telemetry.shutdown(config.shutdown_timeout());
     Ok(())
+}
+
+async fn hello(ConnectInfo(client): ConnectInfo<SocketAddr>) -> String {
+    format!("hello, {}", client.ip())
 }

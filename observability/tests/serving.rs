@@ -104,13 +104,13 @@ fn unix_socket_serves_requests() {
     std::fs::remove_dir(&directory).unwrap();
 }
 
-/// A service that accepts its connections itself has probes, drain and flush from the parts of the library.
+/// A process with a subscriber of its own has spans, metrics, log lines, drain and flush.
 #[cfg(unix)]
 #[test]
-fn own_server_is_instrumented() {
+fn own_subscriber_has_telemetry() {
     let collector = OtlpCollector::start();
     let service =
-        ProcessBuilder::example("axum_serve").envs(collector.variables(Protocol::Grpc)).serve();
+        ProcessBuilder::example("own_subscriber").envs(collector.variables(Protocol::Grpc)).serve();
     let response = service.get("/hello");
     assert!(response.text().starts_with("127.0.0.1:"), "{}", response.text());
     service.wait_for_access_line(response.trace_id());

@@ -33,7 +33,7 @@ mod process;
 pub mod prometheus;
 mod reserved_port;
 #[cfg(feature = "tls")]
-mod tls;
+pub mod tls;
 mod wait;
 
 pub use fake_server::{FakeServer, ReceivedRequest, Reply};

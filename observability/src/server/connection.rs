@@ -26,6 +26,7 @@ use super::activity::{Activity, TrackedBody};
 use super::rejection::Rejections;
 use super::shutdown::ShutdownPhase;
 use super::stream::{ClientStream, Protocol, detect_protocol};
+use crate::http::UrlScheme;
 
 /// Time that an idle connection is given to send its first request once shutdown has begun.
 const SHUTDOWN_HEADER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -49,6 +50,7 @@ pub(super) struct Connections {
     idle_timeout: Duration,
     phase: watch::Receiver<ShutdownPhase>,
     rejections: Arc<Rejections>,
+    is_tls: bool,
 }
 
 impl Connections {
@@ -69,7 +71,13 @@ impl Connections {
             .max_header_list_size(MAX_HEADER_BYTES)
             .max_concurrent_streams(MAX_STREAMS)
             .enable_connect_protocol();
-        Self { http1, http2, idle_timeout, phase, rejections }
+        Self { http1, http2, idle_timeout, phase, rejections, is_tls: false }
+    }
+
+    /// Sets whether the listener terminates TLS.
+    pub(super) fn tls(mut self, is_tls: bool) -> Self {
+        self.is_tls = is_tls;
+        self
     }
 
     /// Accepts connections until the future is dropped, and serves each in a task.
@@ -114,6 +122,9 @@ impl Connections {
         let call = |mut request: http::Request<hyper::body::Incoming>| {
             if let Some(peer) = peer {
                 request.extensions_mut().insert(ConnectInfo(peer));
+            }
+            if self.is_tls {
+                request.extensions_mut().insert(UrlScheme::Https);
             }
             service.call(request)
         };

@@ -22,7 +22,7 @@ pub(super) struct Origin<'a> {
     pub(super) peer: Option<SocketAddr>,
     /// Address of the client, if it differs from the peer's.
     forwarded_client: Option<IpAddr>,
-    /// Scheme that the client used, if a proxy names it.
+    /// Scheme that the client used, if a proxy or the listener names it.
     pub(super) scheme: Option<UrlScheme>,
     /// Host and optional port that the client used.
     authority: Option<&'a str>,
@@ -36,7 +36,8 @@ impl<'a> Origin<'a> {
             Some(authority) => Some(authority.as_str()),
             None => last_value(headers, header::HOST),
         };
-        let mut origin = Self { peer, authority, ..Self::default() };
+        let scheme = request.extensions().get::<UrlScheme>().copied();
+        let mut origin = Self { peer, scheme, authority, ..Self::default() };
         let is_trusted = |address: IpAddr| {
             let address = address.to_canonical();
             trusted.iter().any(|network| network.contains(&address))

@@ -43,6 +43,7 @@ use crate::telemetry::Telemetry;
 
 use connection::Connections;
 use listener::{Accept, accept_on, bind};
+use parts::local_address;
 use rejection::Rejections;
 use shutdown::{ShutdownPhase, drain_connections, exit_on_second_signal};
 
@@ -86,6 +87,7 @@ impl Telemetry {
             telemetry: self.clone(),
             admin: Some(self.admin_routes()),
             listeners: Vec::new(),
+            addresses: Vec::new(),
             shutdown: Box::pin(pending()),
         }
     }
@@ -98,6 +100,8 @@ pub struct Server {
     /// `None` without admin routes.
     admin: Option<Router>,
     listeners: Vec<Accept>,
+    /// Addresses of `listeners`, for the log.
+    addresses: Vec<String>,
     shutdown: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
@@ -139,8 +143,22 @@ impl Server {
     }
 
     /// Serves on `listener` in place of `LISTEN_ADDR`, such as a Unix socket. May be called several times.
-    pub fn listener(mut self, listener: impl Listener<Addr: 'static>) -> Self {
-        self.listeners.push(accept_on(listener));
+    pub fn listener(self, listener: impl Listener<Addr: 'static>) -> Self {
+        self.push_listener(listener, false)
+    }
+
+    /// Serves on a listener that terminates TLS, in place of `LISTEN_ADDR`. Sets `url.scheme` to `https`.
+    ///
+    /// The listener must accept further connections while a client is slow in its TLS handshake.
+    pub fn tls_listener(self, listener: impl Listener<Addr: 'static>) -> Self {
+        self.push_listener(listener, true)
+    }
+
+    fn push_listener(mut self, listener: impl Listener<Addr: 'static>, is_tls: bool) -> Self {
+        self.addresses.extend(local_address(&listener));
+        let accept = accept_on(listener);
+        self.listeners
+            .push(Box::new(move |connections, router| accept(connections.tls(is_tls), router)));
         self
     }
 
@@ -160,10 +178,10 @@ impl Server {
     /// # Errors
     /// [`Error::Listen`] if an address cannot be bound.
     pub async fn run(self) -> Result<(), Error> {
-        let Self { telemetry, router, admin, mut listeners, shutdown } = self;
+        let Self { telemetry, router, admin, mut listeners, addresses, shutdown } = self;
         let config = &telemetry.0.config;
         let mut signals = ShutdownSignals::new()?;
-        let mut address = None;
+        let mut address = (!addresses.is_empty()).then(|| addresses.join(","));
         if listeners.is_empty() {
             let (listener, bound) = bind(&config.listen_addr).await?;
             address = Some(bound);

@@ -1,28 +1,48 @@
-//! The parts of [`Server`](super::Server), for a service that accepts its connections itself.
+//! Parts of [`Server`](super::Server) for a service that accepts connections by other means, such as
+//! [`axum::serve`].
 
+use std::any::Any;
 use std::fmt::Display;
+use std::net::SocketAddr;
 
-use tokio::time::sleep;
+use axum::serve::Listener;
+use tokio::time::{Instant, sleep_until};
 
-use super::shutdown::{ShutdownSignals, exit_on_second_signal};
+use super::shutdown::{ShutdownSignals, exit_on_second_signal, flush_reserve};
 use crate::error::Error;
 use crate::telemetry::Telemetry;
 
 impl Telemetry {
-    /// Logs the address of a listener, and the warnings about `OTEL_*` variables.
+    /// Logs that the service listens on `address`, and the warnings about `OTEL_*` variables.
     pub fn log_listening(&self, address: impl Display) {
-        tracing::info!(target: "observability", address = %address, "listening");
+        tracing::info!(target: "observability", %address, "listening");
         self.log_warnings();
     }
 
-    /// Returns a future for `axum::serve(..).with_graceful_shutdown(..)`. It waits for a shutdown signal,
-    /// reports unready, and completes after `DRAIN_DELAY_MS`.
+    /// Creates the future that starts a graceful shutdown, for
+    /// [`axum::serve::Serve::with_graceful_shutdown`] and its like.
     ///
-    /// A second signal, or the end of `SHUTDOWN_TIMEOUT_MS`, ends the process.
+    /// It waits for SIGTERM or SIGINT, reports unready, and completes after `DRAIN_DELAY_MS`. From then on
+    /// the process exits at a second signal. It also exits, with code 0 and the spans flushed, if requests
+    /// are still in flight at the end of `SHUTDOWN_TIMEOUT_MS`. Call [`shutdown`](Self::shutdown) after the
+    /// server has ended.
     ///
     /// # Errors
     /// [`Error::Other`] if the operating system rejects a signal handler.
-    pub fn shutdown_requested(
+    ///
+    /// ```no_run
+    /// # async fn example(telemetry: observability::Telemetry) -> Result<(), Box<dyn std::error::Error>> {
+    /// # let (router, listener) = (axum::Router::new(), tokio::net::TcpListener::bind("[::1]:0").await?);
+    /// # let timeout = std::time::Duration::from_secs(10);
+    /// telemetry.log_listening(listener.local_addr()?);
+    /// axum::serve(listener, telemetry.instrument(router))
+    ///     .with_graceful_shutdown(telemetry.shutdown_signal()?)
+    ///     .await?;
+    /// telemetry.shutdown(timeout);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn shutdown_signal(
         &self,
     ) -> Result<impl Future<Output = ()> + Send + 'static + use<>, Error> {
         let mut signals = ShutdownSignals::new()?;
@@ -31,27 +51,40 @@ impl Telemetry {
             let signal = signals.recv().await;
             telemetry.set_ready(false);
             tracing::info!(target: "observability", signal, "stopping");
-            let timeout = telemetry.0.config.shutdown_timeout;
-            let drain_delay = telemetry.0.config.drain_delay;
-            tokio::spawn(async move {
-                tokio::select! {
-                    signal = signals.recv() => exit_on_second_signal(signal),
-                    () = sleep(timeout) => {
-                        telemetry.flush().await;
-                        std::process::exit(1);
-                    }
-                }
-            });
-            sleep(drain_delay).await;
+            let config = &telemetry.0.config;
+            let now = Instant::now();
+            let deadline = now + config.shutdown_timeout;
+            tokio::select! {
+                () = sleep_until(deadline.min(now + config.drain_delay)) => {}
+                signal = signals.recv() => exit_on_second_signal(signal),
+            }
+            tokio::spawn(exit_at(deadline, telemetry, signals));
         })
     }
+}
 
-    /// Exports the queued spans and writes the queued log lines, within `SHUTDOWN_TIMEOUT_MS`. The last
-    /// step of a shutdown.
-    pub async fn flush(&self) {
-        let telemetry = self.clone();
-        let timeout = self.0.config.shutdown_timeout;
-        // Fails only if the runtime is shutting down.
-        let _ = tokio::task::spawn_blocking(move || telemetry.shutdown(timeout)).await;
+/// Exits at `deadline` or at a signal, whichever is first.
+async fn exit_at(deadline: Instant, telemetry: Telemetry, mut signals: ShutdownSignals) {
+    let reserve = flush_reserve(telemetry.0.config.shutdown_timeout);
+    tokio::select! {
+        () = sleep_until(deadline - reserve) => {}
+        signal = signals.recv() => exit_on_second_signal(signal),
     }
+    tracing::warn!(target: "observability", "aborting requests in flight");
+    let flush = move || {
+        telemetry.shutdown(deadline.saturating_duration_since(Instant::now()));
+        std::process::exit(0)
+    };
+    tokio::task::spawn_blocking(flush);
+}
+
+/// Returns the address of a TCP or Unix listener.
+pub(super) fn local_address<L: Listener<Addr: 'static>>(listener: &L) -> Option<String> {
+    let address = listener.local_addr().ok()?;
+    let address = &address as &dyn Any;
+    #[cfg(unix)]
+    if let Some(unix) = address.downcast_ref::<tokio::net::unix::SocketAddr>() {
+        return Some(format!("unix:{}", unix.as_pathname()?.display()));
+    }
+    address.downcast_ref::<SocketAddr>().map(ToString::to_string)
 }

@@ -19,17 +19,20 @@ pub(super) enum ShutdownPhase {
     Aborting,
 }
 
+/// Returns the time that is reserved for flushing spans and log lines: a quarter of `timeout`, at most two
+/// seconds.
+pub(super) fn flush_reserve(timeout: Duration) -> Duration {
+    (timeout / 4).min(Duration::from_secs(2))
+}
+
 /// Drains all connections and aborts those that are still open shortly before `deadline`.
-///
-/// A quarter of `timeout`, at most two seconds, is reserved for flushing spans and log lines.
 pub(super) async fn drain_connections(
     phase: &watch::Sender<ShutdownPhase>,
     deadline: Instant,
     timeout: Duration,
 ) {
-    let flush_reserve = (timeout / 4).min(Duration::from_secs(2));
     phase.send_replace(ShutdownPhase::Draining);
-    if timeout_at(deadline - flush_reserve, phase.closed()).await.is_ok() {
+    if timeout_at(deadline - flush_reserve(timeout), phase.closed()).await.is_ok() {
         return;
     }
     tracing::warn!(
