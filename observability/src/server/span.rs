@@ -1,5 +1,9 @@
 //! The server span: its attributes by the HTTP semantic conventions, and its parent.
 
+use std::cell::RefCell;
+use std::net::IpAddr;
+use std::sync::Arc;
+
 use http::{Request, Version, header};
 use opentelemetry::trace::{SpanContext, TraceContextExt, TraceState};
 use opentelemetry::{Context, KeyValue};
@@ -123,13 +127,29 @@ pub(super) fn set_request_attributes<B>(
             .map(|version| KeyValue::new("network.protocol.version", version)),
         user_agent.map(|agent| KeyValue::new("user_agent.original", bounded(agent))),
         route_template.map(|route| KeyValue::new("http.route", route)),
-        origin.client().map(|client| KeyValue::new("client.address", client.to_string())),
-        origin.peer.map(|peer| KeyValue::new("network.peer.address", peer.ip().to_string())),
+        origin.client().map(|client| KeyValue::new("client.address", address_text(client))),
+        origin.peer.map(|peer| KeyValue::new("network.peer.address", address_text(peer.ip()))),
         origin.peer.map(|peer| KeyValue::new("network.peer.port", i64::from(peer.port()))),
         server.map(|(host, _)| KeyValue::new("server.address", bounded(host))),
         server.map(|(_, port)| KeyValue::new("server.port", i64::from(port))),
     ];
     span.set_attributes(attributes.into_iter().flatten());
+}
+
+/// Returns the text of an address. Each thread keeps the last one, because formatting costs as much as the
+/// other attributes together, and consecutive requests often have the same peer.
+fn address_text(address: IpAddr) -> Arc<str> {
+    thread_local! {
+        static LAST: RefCell<Option<(IpAddr, Arc<str>)>> = const { RefCell::new(None) };
+    }
+    LAST.with_borrow_mut(|last| match last {
+        Some((known, text)) if *known == address => Arc::clone(text),
+        _ => {
+            let text: Arc<str> = address.to_string().into();
+            *last = Some((address, Arc::clone(&text)));
+            text
+        }
+    })
 }
 
 /// Returns the query with each value replaced, such as `id=REDACTED&q=REDACTED`.
