@@ -156,9 +156,9 @@ def service_options(source=PROMETHEUS):
     return source.label_values(next(v["query"]["query"] for v in BOARDS["service"]["templating"]["list"] if v["name"] == "job"))
 
 
-def empty_panels(source, chosen):
+def empty_panels(source, chosen, may_be_empty=()):
     """Returns the panels without data, except those that may be empty."""
-    may_be_empty = {"Alerts", "Not called by reason"}
+    may_be_empty = {"Alerts", "Not called by reason", *may_be_empty}
     queries = [(board["uid"], p["title"], e) for board in BOARDS.values() for p, _, e in panels.queries(board, **chosen)]
     return [(uid, title) for uid, title, expr in queries if title not in may_be_empty and not source.query(expr)]
 
