@@ -19,7 +19,7 @@ use crate::error::Error;
 use crate::logs::{Logger, NonBlockingWriter};
 use crate::metrics::Metrics;
 use crate::readiness::ReadinessChecks;
-use crate::traces::propagation::TraceContextPropagator;
+use crate::traces::propagation::text_map_propagator;
 use crate::traces::{self, BoxError, Traces};
 
 /// Maximum share of the shutdown that is reserved for writing the last log lines.
@@ -84,7 +84,8 @@ pub fn init(service: ServiceInfo, config: &Config) -> Result<Telemetry, Error> {
     if metrics::set_global_recorder(telemetry.recorder()).is_err() {
         tracing::warn!(target: "observability", "{OTHER_RECORDER}");
     }
-    opentelemetry::global::set_text_map_propagator(TraceContextPropagator);
+    let propagators = telemetry.0.otel.propagators;
+    opentelemetry::global::set_text_map_propagator(text_map_propagator(propagators));
     if telemetry.0.otel.disabled {
         opentelemetry::global::set_tracer_provider(NoopTracerProvider::new());
     } else {

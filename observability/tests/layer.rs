@@ -24,6 +24,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
 use opentelemetry_proto::tonic::trace::v1::ResourceSpans;
+use testkit::{FakeServer, Reply};
 use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Status};
 use tower::{Layer, Service, service_fn};
@@ -148,4 +149,17 @@ async fn missing_subscriber_is_reported() {
     let lines = test.log_lines();
     let warning = lines.iter().find(|line| line["level"] == "warn").expect("a warning");
     assert!(warning["msg"].as_str().unwrap().contains("tracing_layer"), "{warning}");
+}
+
+/// A client that the service has built itself is measured.
+#[tokio::test]
+async fn own_client_is_measured() {
+    let server = FakeServer::start(Reply::echo("hello"));
+    let test = TestTelemetry::start();
+    let client = test.instrument_client(reqwest::Client::new());
+    let response = client.get(server.url()).send().await.unwrap();
+    assert_eq!(response.text().await.unwrap(), r#"{"echo":"hello"}"#);
+    assert_eq!(test.sample("http_client_request_duration_seconds_count", &[]), 1.0);
+    let sent = server.wait_for_request(1).headers["traceparent"].clone();
+    assert_eq!(sent[36..52], test.span("GET").span_id);
 }

@@ -7,6 +7,8 @@
     reason = "a failed assumption fails the test"
 )]
 
+use std::collections::BTreeSet;
+
 use testkit::http::Request;
 use testkit::otlp::{OtlpCollector, Protocol, Span};
 use testkit::{FakeServer, ProcessBuilder, Reply, ReservedPort};
@@ -130,6 +132,43 @@ fn spans_of_both_apis_nest() {
         parent = &span.span_id;
     }
     assert_eq!(&line["span_id"], parent);
+}
+
+/// Baggage goes on to the calls of a request as it came. `OTEL_PROPAGATORS` selects the headers.
+#[test]
+fn propagators_select_headers() {
+    const BAGGAGE: [&str; 2] = ["user=a%20b,tenant=7", "flag=1"];
+    let target = FakeServer::start(Reply::Json(200, String::new()));
+    for (list, has_trace, has_baggage, warning) in [
+        ("", true, true, None),
+        ("tracecontext", true, false, None),
+        (
+            "baggage,b3",
+            false,
+            true,
+            Some("OTEL_PROPAGATORS: ignoring b3; expected tracecontext, baggage or none"),
+        ),
+        ("none", false, false, None),
+    ] {
+        let collector = OtlpCollector::start();
+        let service = service(&collector).env("OTEL_PROPAGATORS", list).serve();
+        let earlier = target.requests().len();
+        let response = Request::new("GET", "/elsewhere")
+            .header("traceparent", &format!("00-{TRACE}-b7ad6b7169203331-03"))
+            .header("baggage", BAGGAGE[0])
+            .header("baggage", BAGGAGE[1])
+            .header("x-target", &target.url())
+            .send(service.address());
+        let sent = target.wait_for_request(earlier + 1).headers;
+        assert_eq!(sent.contains_key("traceparent"), has_trace, "{list}");
+        assert_eq!(response.trace_id() == TRACE, has_trace, "{list}");
+        let baggage = sent.get("baggage").map(|list| list.split(',').collect::<BTreeSet<_>>());
+        let expected = BTreeSet::from(["user=a%20b", "tenant=7", "flag=1"]);
+        assert_eq!(baggage, has_baggage.then_some(expected), "{list}");
+        if let Some(warning) = warning {
+            service.wait_for_message(warning);
+        }
+    }
 }
 
 /// A trace that starts here has the flag `random-trace-id`. The trace of a caller keeps the caller's flag.

@@ -50,7 +50,8 @@ impl Middleware for TelemetryMiddleware {
             let attribute = KeyValue::new("http.request.resend_count", i64::from(*count));
             guard.cx.span().set_attribute(attribute);
         }
-        propagation::inject(&guard.cx, request.headers_mut());
+        let propagators = self.telemetry.0.otel.propagators;
+        propagation::inject_all(propagators, &guard.cx, request.headers_mut());
         let slot = extensions.get::<GuardSlot>().cloned();
         // The span is not entered because the layers below create no spans.
         let result = next.run(request, extensions).await;

@@ -1,4 +1,24 @@
 //! Settings of a service: a flag and an environment variable each.
+//!
+//! ```
+//! use observability::{Config, ServiceInfo, config::milliseconds};
+//! use std::time::Duration;
+//!
+//! const SERVICE: ServiceInfo =
+//!     observability::service!("greeter", log_label: "G", listen_addr: "127.0.0.1:8082");
+//!
+//! #[derive(clap::Args)]
+//! struct Args {
+//!     #[command(flatten)]
+//!     config: Config,
+//!     /// Time between two greetings
+//!     #[arg(long, env, default_value = "500", value_parser = milliseconds(1))]
+//!     pause: Duration,
+//! }
+//!
+//! let args: Args = SERVICE.parse(["greeter", "--pause=20"].map(Into::into)).unwrap();
+//! assert_eq!(args.pause, Duration::from_millis(20));
+//! ```
 
 use std::num::NonZeroUsize;
 use std::str::FromStr;
@@ -9,11 +29,13 @@ use tracing_subscriber::filter::Targets;
 
 mod listen_addr;
 mod otel;
+mod propagators;
 mod request;
 mod service;
 
 pub(crate) use listen_addr::ListenAddr;
 pub(crate) use otel::{BatchConfig, OtelConfig, OtlpConfig, Protocol};
+pub(crate) use propagators::Propagators;
 pub(crate) use request::RequestConfig;
 pub use service::ServiceInfo;
 

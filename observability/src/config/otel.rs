@@ -15,7 +15,7 @@ use opentelemetry::KeyValue;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator, Sampler};
 
-use super::ServiceInfo;
+use super::{Propagators, ServiceInfo};
 use crate::http::KnownMethods;
 
 /// Resource attribute that differs between the instances of a service.
@@ -36,6 +36,8 @@ pub(crate) struct OtelConfig {
     pub(crate) attribute_limit: usize,
     /// Request methods that are known; `OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS`.
     pub(crate) known_methods: KnownMethods,
+    /// `OTEL_PROPAGATORS`.
+    pub(crate) propagators: Propagators,
     /// `OTEL_SERVICE_NAME`.
     pub(crate) service_name: Option<String>,
     /// Warnings to log once the log exists.
@@ -125,6 +127,7 @@ impl OtelConfig {
             .parse("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT")
             .or_else(|| env.parse("OTEL_ATTRIBUTE_COUNT_LIMIT"))
             .unwrap_or(128);
+        let propagators = read_propagators(&mut env);
         let known_methods = env.parse("OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS");
         if env.errors.is_empty() {
             Ok(Self {
@@ -134,6 +137,7 @@ impl OtelConfig {
                 batch,
                 attribute_limit,
                 known_methods: known_methods.unwrap_or_default(),
+                propagators,
                 service_name,
                 warnings: env.warnings,
             })
@@ -342,6 +346,14 @@ fn read_sampler(env: &mut EnvReader<'_>) -> Sampler {
             parent_based(Sampler::AlwaysOn)
         }
     }
+}
+
+fn read_propagators(env: &mut EnvReader<'_>) -> Propagators {
+    const VARIABLE: &str = "OTEL_PROPAGATORS";
+    let Some(list) = env.text(VARIABLE) else { return Propagators::default() };
+    Propagators::parse(&list, |name| {
+        env.warn(VARIABLE, &format!("ignoring {name}; expected tracecontext, baggage or none"));
+    })
 }
 
 fn read_batch(env: &mut EnvReader<'_>) -> BatchConfig {

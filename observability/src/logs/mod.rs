@@ -2,6 +2,13 @@
 //!
 //! A line is formatted into a reused buffer and handed to a writer that never waits. A slow
 //! or closed stdout drops lines, which are counted, but delays no request.
+//!
+//! ```
+//! # fn handler(order: u64) {
+//! // level=info service=G target=shop msg="order accepted" order=7 trace_id=… span_id=…
+//! tracing::info!(target: "shop", order, "order accepted");
+//! # }
+//! ```
 
 mod access;
 mod encoder;

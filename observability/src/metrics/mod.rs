@@ -3,6 +3,13 @@
 //! The library's own series are recorded through handles kept in `Metrics`, not through the global
 //! recorder, so that several services can run in one test. Metrics that a service creates with
 //! `metrics::counter!` and the like reach the same registry through the global recorder.
+//!
+//! ```
+//! # fn handler(started: std::time::Instant) {
+//! metrics::counter!("orders_total", "kind" => "book").increment(1);
+//! metrics::histogram!("order_duration_seconds").record(started.elapsed());
+//! # }
+//! ```
 
 mod client;
 mod exemplar;

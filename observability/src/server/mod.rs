@@ -1,5 +1,15 @@
 //! Server side: the layer around a router's routes, the admin routes, and the server with its graceful
 //! shutdown.
+//!
+//! ```no_run
+//! use axum::{Router, routing::get};
+//!
+//! # async fn example(telemetry: observability::Telemetry) -> Result<(), observability::Error> {
+//! let routes = Router::new().route("/greet", get(async || "hello"));
+//! let switch = Router::new().route("/pause", get(async || "paused"));
+//! telemetry.server(routes).merge_admin(switch).run().await
+//! # }
+//! ```
 
 mod activity;
 mod admin;

@@ -63,15 +63,16 @@ impl<B> MakeSpan<B> for MakeServerSpan {
             user_agent.original = Empty,
         );
         let telemetry = &self.telemetry.0;
-        let mut parent = propagation::extract(request.headers());
+        let mut parent = propagation::extract_all(telemetry.otel.propagators, request.headers());
         if telemetry.config.request.public_endpoint
-            && let Some(stranger) = parent.take()
+            && let Some(stranger) = parent.take().filter(TraceContextExt::has_active_span)
         {
             span.add_link(stranger.span().span_context().clone());
         }
         if telemetry.otel.disabled {
             // The span has the trace context of its parent.
-            parent = Some(parent.unwrap_or_else(generate_trace_context));
+            let caller = parent.filter(TraceContextExt::has_active_span);
+            parent = Some(caller.unwrap_or_else(generate_trace_context));
         }
         if let Some(parent) = parent {
             // Fails only if the span is disabled.

@@ -1,4 +1,16 @@
 //! Traces: the tracer provider and its exporter, and the `tracing` subscriber that feeds them.
+//!
+//! ```
+//! use http::HeaderMap;
+//! use observability::traces::propagation::{TRACEPARENT, extract, inject};
+//!
+//! let caller = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+//! let incoming = HeaderMap::from_iter([(TRACEPARENT, caller.parse().unwrap())]);
+//! let context = extract(&incoming).unwrap();
+//! let mut outgoing = HeaderMap::new();
+//! inject(&context, &mut outgoing);
+//! assert_eq!(outgoing[TRACEPARENT], caller);
+//! ```
 
 mod attributes;
 #[cfg(feature = "testing")]
