@@ -17,13 +17,12 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 use super::circuit_breaker::{Admission, CircuitBreaker};
 use super::retry::ResendCount;
 use crate::error::ErrorKind;
-use crate::http::{BodyEnd, InstrumentedBody, KnownMethod, OnBodyEnd, redact_url, truncate};
+use crate::http::{
+    BodyEnd, InstrumentedBody, KnownMethod, MAX_CLIENT_TEXT_BYTES, OnBodyEnd, redact_url, truncate,
+};
 use crate::metrics::{ClientMetrics, Outcome};
 use crate::telemetry::Telemetry;
 use crate::traces::{end_after, propagation};
-
-/// Maximum size of a method that is not known, in bytes.
-const MAX_METHOD_BYTES: usize = 1024;
 
 pub(super) struct TelemetryMiddleware {
     pub(super) telemetry: Telemetry,
@@ -117,7 +116,8 @@ impl CallGuard {
                 KeyValue::new("url.full", redact_url(request.url())),
             ]);
             if method == KnownMethod::OTHER {
-                let original = truncate(request.method().as_str(), MAX_METHOD_BYTES).to_owned();
+                let original =
+                    truncate(request.method().as_str(), MAX_CLIENT_TEXT_BYTES).to_owned();
                 cx.span().set_attribute(KeyValue::new("http.request.method_original", original));
             }
         }

@@ -9,5 +9,5 @@ mod url;
 pub(crate) use body::{BodyEnd, InstrumentedBody, OnBodyEnd};
 pub(crate) use method::{KnownMethod, KnownMethods};
 pub(crate) use scheme::UrlScheme;
-pub(crate) use text::truncate;
+pub(crate) use text::{MAX_CLIENT_TEXT_BYTES, truncate};
 pub(crate) use url::redact_url;

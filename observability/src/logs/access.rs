@@ -5,10 +5,7 @@ use opentelemetry::{KeyValue, Value};
 
 use super::Logger;
 use super::encoder::{Key, key};
-use crate::http::truncate;
-
-/// Maximum size of the path in a line, in bytes.
-const MAX_PATH_BYTES: usize = 1024;
+use crate::http::{MAX_CLIENT_TEXT_BYTES, truncate};
 
 /// Finished request.
 pub(crate) struct AccessEntry<'a> {
@@ -59,7 +56,7 @@ impl Logger {
                 line.field_number(key!("http_status"), status);
             }
             if let Some(path) = entry.path {
-                line.field_str(key!("path"), truncate(path, MAX_PATH_BYTES));
+                line.field_str(key!("path"), truncate(path, MAX_CLIENT_TEXT_BYTES));
             }
             for field in entry.fields {
                 let key = Key::Recorded(field.key.as_str());

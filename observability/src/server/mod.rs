@@ -45,7 +45,7 @@ use opentelemetry::Context;
 use opentelemetry::trace::TraceContextExt;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use tower::{Layer, Service};
 
 use crate::error::Error;
@@ -55,7 +55,7 @@ use connection::Connections;
 use listener::{Accept, accept_on, bind};
 use parts::local_address;
 use rejection::Rejections;
-use shutdown::{ShutdownPhase, drain_connections, exit_on_second_signal};
+use shutdown::{ShutdownPhase, delay_drain, drain_connections, exit_on_second_signal};
 
 pub use current::record;
 pub use layer::TelemetryLayer;
@@ -225,14 +225,7 @@ impl Server {
             signal = signals.recv() => signal,
             () = shutdown => "stop",
         };
-        telemetry.set_ready(false);
-        tracing::info!(target: "observability", signal, "stopping");
-        let now = Instant::now();
-        let deadline = now + config.shutdown_timeout;
-        tokio::select! {
-            () = sleep_until(deadline.min(now + config.drain_delay)) => {}
-            signal = signals.recv() => exit_on_second_signal(signal),
-        }
+        let deadline = delay_drain(&telemetry, signal, &mut signals).await;
         accepting.shutdown().await;
         tokio::select! {
             () = drain_connections(&phase, deadline, config.shutdown_timeout) => {}

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use axum::serve::Listener;
 use tokio::time::{Instant, sleep_until};
 
-use super::shutdown::{ShutdownSignals, exit_on_second_signal, flush_reserve};
+use super::shutdown::{ShutdownSignals, delay_drain, exit_on_second_signal, flush_reserve};
 use crate::error::Error;
 use crate::telemetry::Telemetry;
 
@@ -49,15 +49,7 @@ impl Telemetry {
         let telemetry = self.clone();
         Ok(async move {
             let signal = signals.recv().await;
-            telemetry.set_ready(false);
-            tracing::info!(target: "observability", signal, "stopping");
-            let config = &telemetry.0.config;
-            let now = Instant::now();
-            let deadline = now + config.shutdown_timeout;
-            tokio::select! {
-                () = sleep_until(deadline.min(now + config.drain_delay)) => {}
-                signal = signals.recv() => exit_on_second_signal(signal),
-            }
+            let deadline = delay_drain(&telemetry, signal, &mut signals).await;
             tokio::spawn(exit_at(deadline, telemetry, signals));
         })
     }

@@ -4,9 +4,10 @@ use std::io::Write;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::error::Error;
+use crate::telemetry::Telemetry;
 
 /// Stage of the shutdown sequence, broadcast to every connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +43,24 @@ pub(super) async fn drain_connections(
     );
     phase.send_replace(ShutdownPhase::Aborting);
     let _ = timeout_at(deadline, phase.closed()).await;
+}
+
+/// Reports unready and serves for `DRAIN_DELAY_MS`. Returns the deadline of the shutdown.
+pub(super) async fn delay_drain(
+    telemetry: &Telemetry,
+    signal: &str,
+    signals: &mut ShutdownSignals,
+) -> Instant {
+    telemetry.set_ready(false);
+    tracing::info!(target: "observability", signal, "stopping");
+    let config = &telemetry.0.config;
+    let now = Instant::now();
+    let deadline = now + config.shutdown_timeout;
+    tokio::select! {
+        () = sleep_until(deadline.min(now + config.drain_delay)) => {}
+        signal = signals.recv() => exit_on_second_signal(signal),
+    }
+    deadline
 }
 
 /// Ends the process without further cleanup.

@@ -16,13 +16,10 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 use super::current::is_measured_by;
 use super::forwarded::Origin;
 use crate::config::RequestConfig;
-use crate::http::{KnownMethod, UrlScheme, truncate};
+use crate::http::{KnownMethod, MAX_CLIENT_TEXT_BYTES, UrlScheme, truncate};
 use crate::metrics::{ServerMetrics, UNMATCHED_ROUTE};
 use crate::telemetry::Telemetry;
 use crate::traces::propagation;
-
-/// Maximum size of an attribute that a client controls, in bytes. Bounds the memory of queued spans.
-const MAX_ATTRIBUTE_BYTES: usize = 1024;
 
 /// Creates the server span as a child of the caller's span.
 ///
@@ -109,7 +106,7 @@ pub(super) fn set_request_attributes<B>(
     if !span.is_recording() {
         return;
     }
-    let bounded = |text: &str| truncate(text, MAX_ATTRIBUTE_BYTES).to_owned();
+    let bounded = |text: &str| truncate(text, MAX_CLIENT_TEXT_BYTES).to_owned();
     let original_method =
         (method == KnownMethod::OTHER).then(|| bounded(request.method().as_str()));
     let user_agent =
