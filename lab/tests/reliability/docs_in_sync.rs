@@ -149,7 +149,7 @@ fn telemetry_doc_matches_metrics() {
     let upstream = FakeServer::start(Reply::echo("hello"));
     let service_b = service_b(upstream.url())
         .envs([exporter.clone()])
-        .env("SERVICE_A_TIMEOUT_MS", "200")
+        .env("SERVICE_A_TIMEOUT_MS", "1000")
         .env("SERVICE_A_CONNECT_RETRIES", "1")
         .env("SERVICE_A_BREAKER_FAILURES", "8")
         .env("MAX_CONCURRENT_REQUESTS", "1")

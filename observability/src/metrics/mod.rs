@@ -3,6 +3,13 @@
 //! The library's own series are recorded through handles kept in `Metrics`, not through the global
 //! recorder, so that several services can run in one test. Metrics that a service creates with
 //! `metrics::counter!` and the like reach the same registry through the global recorder.
+//!
+//! ```
+//! # fn handler(started: std::time::Instant) {
+//! metrics::counter!("orders_total", "kind" => "book").increment(1);
+//! metrics::histogram!("order_duration_seconds").record(started.elapsed());
+//! # }
+//! ```
 
 mod client;
 mod exemplar;
@@ -22,10 +29,10 @@ mod span;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use metrics::{Gauge, Label, Recorder, SharedString};
+use metrics::{Counter, Gauge, Label, Recorder, SharedString};
 use parking_lot::RwLock;
 
-use crate::http::KnownMethod;
+use crate::http::{KnownMethod, UrlScheme};
 
 use client::ServerAddressRef;
 use family::Problem;
@@ -37,15 +44,15 @@ use runtime::RuntimeMetrics;
 pub(crate) use client::ClientMetrics;
 pub(crate) use exposition::Format;
 pub(crate) use log::DroppedLines;
+pub(crate) use names::UNMATCHED_ROUTE;
 pub use names::{
     BUILD_INFO, CLIENT_ACTIVE, CLIENT_CIRCUIT_OPEN, CLIENT_DURATION, CLIENT_ERRORS, CLIENT_RETRIES,
     DEFAULT_BUCKETS, DURATION_BUCKETS, LOG_LINES_LOST, METRICS_REJECTED, SERVER_ACTIVE,
-    SERVER_DURATION, SERVER_ERRORS, SPANS_EXPORTED, SPANS_PROCESSED, SPANS_STARTED, TARGET_INFO,
-    TOKIO_ALIVE_TASKS, TOKIO_BUSY, TOKIO_QUEUE_DEPTH, TOKIO_WORKERS,
+    SERVER_DURATION, SERVER_ERRORS, SERVER_REJECTED, SPANS_EXPORTED, SPANS_PROCESSED,
+    SPANS_STARTED, TARGET_INFO, TOKIO_ALIVE_TASKS, TOKIO_BUSY, TOKIO_QUEUE_DEPTH, TOKIO_WORKERS,
 };
-pub(crate) use names::{UNMATCHED_ROUTE, URL_SCHEME};
 pub(crate) use outcome::Outcome;
-pub(crate) use server::ServerMetrics;
+pub(crate) use server::{Rejection, ServerMetrics};
 pub(crate) use span::{ExportFailure, SpanMetrics};
 
 /// Metrics of one service.
@@ -54,7 +61,8 @@ pub(crate) struct Metrics {
     process: ProcessMetrics,
     runtime: RuntimeMetrics,
     routes: RwLock<HashMap<&'static str, &'static ServerMetrics>>,
-    server_active: PerMethod<Gauge>,
+    server_active: [PerMethod<Gauge>; UrlScheme::COUNT],
+    rejected: [Counter; Rejection::COUNT],
     clients: RwLock<HashMap<Box<str>, Vec<Arc<ClientMetrics>>>>,
     pub(crate) spans: SpanMetrics,
     pub(crate) dropped_lines: DroppedLines,
@@ -79,7 +87,10 @@ impl Metrics {
             process: ProcessMetrics::new(&registry),
             runtime: RuntimeMetrics::new(&registry),
             routes: RwLock::default(),
-            server_active: PerMethod::default(),
+            server_active: Default::default(),
+            rejected: Rejection::ALL.map(|reason| {
+                registry.counter(SERVER_REJECTED, vec![label("error_type", reason.as_str())])
+            }),
             clients: RwLock::default(),
             spans: SpanMetrics::new(&registry),
             dropped_lines: DroppedLines::new(&registry),
@@ -88,7 +99,7 @@ impl Metrics {
     }
 
     /// Returns the recorder, for `metrics::set_global_recorder`.
-    pub(crate) fn recorder(&self) -> impl Recorder + Send + Sync + 'static {
+    pub(crate) fn recorder(&self) -> impl Recorder + Send + Sync + 'static + use<> {
         self.registry.clone()
     }
 
@@ -110,14 +121,19 @@ impl Metrics {
         self.registry.render(format)
     }
 
-    pub(crate) fn server_active(&self, method: KnownMethod) -> &Gauge {
-        self.server_active.get(method, || {
+    pub(crate) fn server_active(&self, method: KnownMethod, scheme: UrlScheme) -> &Gauge {
+        self.server_active[scheme as usize].get(method, || {
             let labels = vec![
                 label("http_request_method", method.as_str()),
-                label("url_scheme", URL_SCHEME),
+                label("url_scheme", scheme.as_str()),
             ];
             self.registry.gauge(SERVER_ACTIVE, labels)
         })
+    }
+
+    /// Returns the counter of requests that hyper rejects for a reason.
+    pub(crate) fn rejected(&self, reason: Rejection) -> &Counter {
+        &self.rejected[reason as usize]
     }
 
     /// Returns the metrics of a route. `template` is the route's, never the path of a request.

@@ -9,6 +9,8 @@ use metrics::Recorder;
 pub const SERVER_DURATION: &str = "http_server_request_duration_seconds";
 /// Number of requests in flight.
 pub const SERVER_ACTIVE: &str = "http_server_active_requests";
+/// Counter of requests that hyper rejected before they reached a route.
+pub const SERVER_REJECTED: &str = "http_server_rejected_requests_total";
 /// Duration of a call from its start to the end of the response body, in seconds.
 pub const CLIENT_DURATION: &str = "http_client_request_duration_seconds";
 /// Number of calls in flight.
@@ -66,9 +68,6 @@ pub const DEFAULT_BUCKETS: [f64; 15] = [
 /// Route of a request that matches no route.
 pub(crate) const UNMATCHED_ROUTE: &str = "unmatched";
 
-/// Scheme of all requests. TLS is terminated in front of the service.
-pub(crate) const URL_SCHEME: &str = "http";
-
 /// Registers the help texts.
 pub(super) fn describe(recorder: &impl Recorder) {
     for (name, help) in [
@@ -92,6 +91,7 @@ pub(super) fn describe(recorder: &impl Recorder) {
     for (name, help) in [
         (SERVER_ERRORS, "Failed requests, by error kind."),
         (METRICS_REJECTED, "Metrics and samples that are not shown as they were recorded."),
+        (SERVER_REJECTED, "Requests that were rejected before they reached a route, by reason."),
         (CLIENT_ERRORS, "Failed calls, by error kind."),
         (CLIENT_RETRIES, "Retries of calls whose connection could not be made."),
         (SPANS_STARTED, "Started spans that are sampled."),

@@ -9,9 +9,9 @@ use opentelemetry::trace::SpanContext;
 use super::handles::{HandleCache, PerMethod};
 use super::registry::Registry;
 use super::series::{Counter, Histogram};
-use super::{Outcome, SERVER_DURATION, SERVER_ERRORS, URL_SCHEME, label};
+use super::{Outcome, SERVER_DURATION, SERVER_ERRORS, label};
 use crate::error::ErrorKind;
-use crate::http::KnownMethod;
+use crate::http::{KnownMethod, UrlScheme};
 
 /// Metric handles of one route.
 ///
@@ -21,7 +21,7 @@ pub(crate) struct ServerMetrics {
     registry: Registry,
     pub(crate) template: &'static str,
     span_names: PerMethod<&'static str>,
-    durations: HandleCache<Outcome, Arc<Histogram>>,
+    durations: HandleCache<(UrlScheme, Outcome), Arc<Histogram>>,
     errors: HandleCache<ErrorKind, Arc<Counter>>,
 }
 
@@ -52,6 +52,7 @@ impl ServerMetrics {
     /// Records a request. `exemplar` is its span if the span is exported.
     pub(crate) fn record(
         &self,
+        scheme: UrlScheme,
         outcome: Outcome,
         duration: Duration,
         exemplar: Option<&SpanContext>,
@@ -63,13 +64,14 @@ impl ServerMetrics {
             let mut labels = vec![
                 label("http_request_method", outcome.method.as_str()),
                 label("http_route", self.template),
-                label("url_scheme", URL_SCHEME),
+                label("url_scheme", scheme.as_str()),
             ];
             outcome.add_labels(&mut labels);
             self.registry.histogram(SERVER_DURATION, labels)
         };
         let seconds = duration.as_secs_f64();
-        self.durations.with(&outcome, register, |series| series.record_with(seconds, exemplar));
+        self.durations
+            .with(&(scheme, outcome), register, |series| series.record_with(seconds, exemplar));
     }
 
     fn with_error_counter(&self, kind: ErrorKind, f: impl FnOnce(&Counter)) {
@@ -79,5 +81,34 @@ impl ServerMetrics {
             self.registry.counter_with_exemplar(SERVER_ERRORS, labels)
         };
         self.errors.with(&kind, register, |counter| f(counter));
+    }
+}
+
+/// Reason for which hyper rejects a request before it reaches a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rejection {
+    BadRequest,
+    HeadersTooLarge,
+    Timeout,
+    Tls,
+    Http2,
+}
+
+impl Rejection {
+    /// Number of variants.
+    pub(crate) const COUNT: usize = Self::ALL.len();
+
+    pub(super) const ALL: [Self; 5] =
+        [Self::BadRequest, Self::HeadersTooLarge, Self::Timeout, Self::Tls, Self::Http2];
+
+    /// Returns the label value: the status of hyper's response, if there is one.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::BadRequest => "400",
+            Self::HeadersTooLarge => "431",
+            Self::Timeout => "timeout",
+            Self::Tls => "tls",
+            Self::Http2 => "http2",
+        }
     }
 }

@@ -1,23 +1,33 @@
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 use opentelemetry::trace::SpanContext;
 
 use super::*;
 use crate::error::ErrorKind;
+use crate::http::{KnownMethods, UrlScheme};
 
 fn metrics() -> Metrics {
     Metrics::new("service-a", "1.2.3", "abc", 2000)
 }
 
 fn outcome(status: u16, error: Option<ErrorKind>) -> Outcome {
-    Outcome { method: KnownMethod::Get, status: Some(StatusCode::from_u16(status).unwrap()), error }
+    Outcome {
+        method: KnownMethods::default().classify(&Method::GET),
+        status: Some(StatusCode::from_u16(status).unwrap()),
+        error,
+    }
 }
 
 #[test]
 fn request_records_histogram_sample() {
     let metrics = metrics();
-    metrics.route("/echo").record(outcome(200, None), Duration::from_millis(30), None);
+    metrics.route("/echo").record(
+        UrlScheme::Http,
+        outcome(200, None),
+        Duration::from_millis(30),
+        None,
+    );
     let page = metrics.render(Format::Text);
     let labels = r#"http_request_method="GET",http_response_status_code="200",http_route="/echo",url_scheme="http""#;
     for line in [
@@ -61,7 +71,7 @@ fn error_counters_start_at_zero() {
     for kind in kinds.iter().map(String::as_str).chain(["500", "overload", "circuit_open"]) {
         assert!(page.contains(&line(kind, 0)), "{kind} in {page}");
     }
-    route.record(outcome(503, Some(ErrorKind::Refused)), Duration::ZERO, None);
+    route.record(UrlScheme::Http, outcome(503, Some(ErrorKind::Refused)), Duration::ZERO, None);
     assert!(metrics.render(Format::Text).contains(&line("refused", 1)));
 }
 
@@ -96,6 +106,7 @@ fn exemplars_keep_latest_trace() {
     let timeout = Some(ErrorKind::Timeout);
     for (id, ms) in [(1, 900), (2, 1000), (3, 30)] {
         metrics.route("/e\"o").record(
+            UrlScheme::Http,
             outcome(200, None),
             Duration::from_millis(ms),
             Some(&span(id)),

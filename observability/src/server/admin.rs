@@ -12,19 +12,25 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::{Value, json};
 
+use super::readiness::ready;
 use crate::http::Weight;
 use crate::metrics::Format;
 use crate::telemetry::Telemetry;
 
 impl Telemetry {
-    /// Returns the admin routes of every service.
-    pub(super) fn admin_routes(&self) -> Router {
-        Router::new()
+    /// Returns the admin routes: `/metrics`, `/health`, `/livez` and `/readyz`, below the prefix of
+    /// [`ServiceInfo::admin_prefix`](crate::ServiceInfo::admin_prefix).
+    pub fn admin_routes(&self) -> Router {
+        let routes = Router::new()
             .route("/metrics", get(metrics))
             .route("/health", get(alive))
             .route("/livez", get(alive))
             .route("/readyz", get(ready))
-            .with_state(self.clone())
+            .with_state(self.clone());
+        match self.0.service.admin_prefix {
+            "" => routes,
+            prefix => Router::new().nest(prefix, routes),
+        }
     }
 }
 
@@ -97,14 +103,6 @@ fn compress(page: &[u8]) -> io::Result<Vec<u8>> {
 
 async fn alive() -> Json<Value> {
     Json(json!({"status": "ok"}))
-}
-
-async fn ready(State(telemetry): State<Telemetry>) -> Response {
-    if telemetry.is_ready() {
-        alive().await.into_response()
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"status": "draining"}))).into_response()
-    }
 }
 
 #[cfg(test)]

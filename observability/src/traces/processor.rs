@@ -22,8 +22,10 @@ use tokio::runtime::Runtime;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::attributes::normalize_attributes;
+use super::end::resolve_end;
 use super::otlp::PartialSuccess;
-use crate::config::BatchConfig;
+use crate::config::{BatchConfig, OtelConfig};
 use crate::metrics::{ExportFailure, Metrics};
 
 /// Minimum interval between warnings about a failing backend.
@@ -41,6 +43,7 @@ struct Shared {
     queue: Mutex<Queue>,
     batch_is_full: Notify,
     config: BatchConfig,
+    attribute_limit: usize,
     metrics: Arc<Metrics>,
 }
 
@@ -64,13 +67,14 @@ impl BatchSpanProcessor {
         exporter: impl SpanExporter + 'static,
         partial_success: PartialSuccess,
         runtime: Runtime,
-        config: BatchConfig,
+        otel: &OtelConfig,
         metrics: Arc<Metrics>,
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
             batch_is_full: Notify::new(),
-            config,
+            config: otel.batch.clone(),
+            attribute_limit: otel.attribute_limit,
             metrics,
         });
         let (commands, command_rx) = mpsc::unbounded_channel();
@@ -125,7 +129,7 @@ impl SpanProcessor for BatchSpanProcessor {
 
     fn on_end(&self, mut span: SpanData) {
         if span.span_context.is_sampled() {
-            clear_status_of_events(&mut span);
+            finish_span(&mut span, self.shared.attribute_limit);
             self.shared.enqueue(span);
         }
     }
@@ -183,6 +187,13 @@ impl Shared {
         let size = queued.min(self.config.max_export_batch_size);
         (queued >= min_len).then(|| queue.spans.drain(..size).collect())
     }
+}
+
+/// Completes a span that has ended, before it is exported.
+pub(super) fn finish_span(span: &mut SpanData, attribute_limit: usize) {
+    resolve_end(span);
+    normalize_attributes(span, attribute_limit);
+    clear_status_of_events(span);
 }
 
 /// Resets the status of an HTTP span that is not a failed one.

@@ -141,3 +141,17 @@ fn resource_has_service_name() {
     assert_eq!(name(&read(&[])), "service-t");
     assert_eq!(name(&read(&[("OTEL_SERVICE_NAME", "other")])), "other");
 }
+
+#[test]
+fn instance_id_is_random_uuid() {
+    let id = || {
+        let resource = read(&[]).resource(&SERVICE);
+        resource.get(&INSTANCE_ID.into()).unwrap().to_string()
+    };
+    let (first, second) = (id(), id());
+    assert_ne!(first, second);
+    let lengths: Vec<_> = first.split('-').map(str::len).collect();
+    assert_eq!(lengths, [8, 4, 4, 4, 12], "{first}");
+    assert_eq!(&first[14..15], "4", "{first}");
+    assert!(matches!(&first[19..20], "8" | "9" | "a" | "b"), "{first}");
+}
