@@ -135,9 +135,13 @@ impl Telemetry {
         log: impl Write + Send + 'static,
         start_traces: impl FnOnce(&OtelConfig, &Arc<Metrics>) -> Result<Traces, BoxError>,
     ) -> Result<Self, Error> {
-        let series_limit = config.metrics_series_limit.get();
-        let metrics =
-            Arc::new(Metrics::new(service.name, service.version, service.revision, series_limit));
+        let metrics = Arc::new(Metrics::new(
+            service.name,
+            service.version,
+            service.revision,
+            config.metrics_series_limit.get(),
+            config.metrics_native_histograms,
+        ));
         let resource = otel.resource(&service);
         metrics.set_target_info(
             resource.iter().map(|(name, value)| (name.as_str().to_owned(), value.to_string())),

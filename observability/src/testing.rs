@@ -143,6 +143,7 @@ impl TestTelemetry {
     /// Returns the sum of the samples of a metric whose labels include `labels`, 0 if there are none.
     pub fn sample(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let page = self.telemetry.0.metrics.render(Format::Text);
+        let page = String::from_utf8_lossy(&page);
         let values = page.lines().filter_map(|line| {
             let (series, value) = line.rsplit_once(' ')?;
             let (known, known_labels) = series.split_once('{').unwrap_or((series, ""));

@@ -113,14 +113,14 @@ fn help_lists_defaults() {
     for name in FLAGS.into_iter().chain(["--speed", "--turn", "--health-check"]) {
         assert!(help.contains(name), "no {name} in {help}");
     }
-    for name in &VARIABLES[..14] {
+    for name in &VARIABLES[..15] {
         assert!(help.contains(&format!("[env: {name}]")), "no {name} in {help}");
     }
     assert!(help.contains("[default: 127.0.0.1:8080]"), "{help}");
 }
 
 /// Variables that are read, those with a flag first.
-const VARIABLES: [&str; 27] = [
+const VARIABLES: [&str; 28] = [
     "LISTEN_ADDR",
     "ADMIN_ADDR",
     "SHUTDOWN_TIMEOUT_MS",
@@ -128,6 +128,7 @@ const VARIABLES: [&str; 27] = [
     "MAX_CONCURRENT_REQUESTS",
     "IDLE_TIMEOUT_MS",
     "METRICS_SERIES_LIMIT",
+    "METRICS_NATIVE_HISTOGRAMS",
     "LOG_FORMAT",
     "RUST_LOG",
     "TRUSTED_PROXIES",
@@ -151,7 +152,7 @@ const VARIABLES: [&str; 27] = [
 ];
 
 /// Flags of the common settings.
-const FLAGS: [&str; 14] = [
+const FLAGS: [&str; 15] = [
     "--listen-addr",
     "--admin-addr",
     "--shutdown-timeout-ms",
@@ -159,6 +160,7 @@ const FLAGS: [&str; 14] = [
     "--max-concurrent-requests",
     "--idle-timeout-ms",
     "--metrics-series-limit",
+    "--metrics-native-histograms",
     "--log-format",
     "--rust-log",
     "--trusted-proxies",

@@ -24,6 +24,7 @@ use std::num::NonZeroUsize;
 use std::str::FromStr;
 use std::time::Duration;
 
+use clap::ArgAction;
 use clap::builder::TypedValueParser;
 use tracing_subscriber::filter::Targets;
 
@@ -69,6 +70,10 @@ pub struct Config {
     /// Maximum number of series per metric; the rest is counted as `_OTHER`
     #[arg(long, env, value_name = "N", default_value = "2000")]
     pub(crate) metrics_series_limit: NonZeroUsize,
+    /// Add native histograms of durations to /metrics for scrapers that ask for protobuf
+    #[arg(long, env, value_name = "true|false", action = ArgAction::Set)]
+    #[arg(num_args = 0..=1, default_missing_value = "true", default_value = "false")]
+    pub(crate) metrics_native_histograms: bool,
     /// Format of log lines: logfmt or json
     #[arg(long, env, value_name = "FORMAT", default_value = "logfmt")]
     pub(crate) log_format: LogFormat,

@@ -13,8 +13,18 @@ use crate::hex::write_hex;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Exemplar {
     ids: [u8; 24],
-    value: f64,
-    time: SystemTime,
+    pub(super) value: f64,
+    pub(super) time: SystemTime,
+}
+
+impl Exemplar {
+    /// Calls `f` with the hexadecimal trace id and span id.
+    pub(super) fn with_ids<T>(&self, f: impl FnOnce(&str, &str) -> T) -> T {
+        let mut hex = [0; 48];
+        write_hex(&mut hex, &self.ids);
+        let (trace_id, span_id) = std::str::from_utf8(&hex).unwrap_or_default().split_at(32);
+        f(trace_id, span_id)
+    }
 }
 
 /// Last exemplar of one bucket or counter.
@@ -39,16 +49,10 @@ impl ExemplarSlot {
 /// Writes `{trace_id="…",span_id="…"} value time`.
 impl Display for Exemplar {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut hex = [0; 48];
-        write_hex(&mut hex, &self.ids);
-        let hex = std::str::from_utf8(&hex).unwrap_or_default();
-        let (trace_id, span_id) = hex.split_at(32);
-        write!(
-            f,
-            "{{trace_id=\"{trace_id}\",span_id=\"{span_id}\"}} {} {}",
-            self.value,
-            Timestamp(self.time)
-        )
+        let (value, time) = (self.value, Timestamp(self.time));
+        self.with_ids(|trace_id, span_id| {
+            write!(f, "{{trace_id=\"{trace_id}\",span_id=\"{span_id}\"}} {value} {time}")
+        })
     }
 }
 

@@ -1,6 +1,6 @@
 //! Writer of the page in the Prometheus text format and in OpenMetrics 1.0.
 //!
-//! The two formats share their samples. OpenMetrics adds units, exemplars, creation times and the end
+//! The two text formats share their samples. OpenMetrics adds units, exemplars, creation times and the end
 //! marker, and names the family of a counter without `_total`.
 
 use std::fmt::{self, Display, Write};
@@ -11,6 +11,7 @@ use metrics::Label;
 
 use super::exemplar::{Exemplar, Timestamp};
 use super::family::{Families, Kind, Labels};
+use super::protobuf;
 use super::series::{Histogram, Series};
 
 /// Exposition format.
@@ -20,6 +21,8 @@ pub(crate) enum Format {
     Text,
     /// OpenMetrics 1.0.
     OpenMetrics,
+    /// Protobuf of Prometheus.
+    Protobuf,
 }
 
 impl Format {
@@ -27,33 +30,41 @@ impl Format {
         match self {
             Self::Text => "text/plain; version=0.0.4; charset=utf-8",
             Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::Protobuf => {
+                "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited"
+            }
         }
     }
 }
 
 /// Writes all families.
-pub(super) fn render(families: &Families, format: Format) -> String {
-    let mut page = Page { text: String::new(), format };
+pub(super) fn render(families: &Families, format: Format) -> Vec<u8> {
+    let is_openmetrics = match format {
+        Format::Text => false,
+        Format::OpenMetrics => true,
+        Format::Protobuf => return protobuf::render(families),
+    };
+    let mut page = Page { text: String::new(), is_openmetrics };
     for (name, help, family) in families.iter() {
         page.metadata(name, help, family.kind);
         for (labels, series) in &family.series {
             page.series(name, family.kind, labels, series);
         }
     }
-    if format == Format::OpenMetrics {
+    if is_openmetrics {
         page.text.push_str("# EOF\n");
     }
-    page.text
+    page.text.into_bytes()
 }
 
 struct Page {
     text: String,
-    format: Format,
+    is_openmetrics: bool,
 }
 
 impl Page {
     fn metadata(&mut self, name: &str, help: Option<&str>, kind: Kind) {
-        let is_openmetrics = self.format == Format::OpenMetrics;
+        let is_openmetrics = self.is_openmetrics;
         let (suffix, kind) = match kind {
             Kind::Counter | Kind::FloatCounter if is_openmetrics => ("", "counter"),
             Kind::Counter | Kind::FloatCounter => ("_total", "counter"),
@@ -101,14 +112,14 @@ impl Page {
         let bounds = histogram.bounds.iter().copied().chain([f64::INFINITY]);
         let mut count = 0;
         for (bucket, (bound, samples)) in bounds.zip(histogram.cumulative_counts()).enumerate() {
-            let le = Bound { value: bound, is_float: self.format == Format::OpenMetrics };
+            let le = Bound { value: bound, is_float: self.is_openmetrics };
             let exemplar = histogram.exemplar(bucket);
             self.sample(name, "_bucket", labels, Some(&le), samples, exemplar);
             count = samples;
         }
         // OpenMetrics has neither sum nor count if a sum can decrease.
         let has_sum = histogram.sum() >= 0.0 && histogram.bounds.first() >= Some(&0.0);
-        if has_sum || self.format == Format::Text {
+        if has_sum || !self.is_openmetrics {
             self.sample(name, "_sum", labels, None, Float(histogram.sum()), None);
             self.sample(name, "_count", labels, None, count, None);
         }
@@ -116,7 +127,7 @@ impl Page {
     }
 
     fn created(&mut self, name: &str, labels: &Labels, time: SystemTime) {
-        if self.format == Format::OpenMetrics {
+        if self.is_openmetrics {
             self.sample(name, "_created", labels, None, Timestamp(time), None);
         }
     }
@@ -147,7 +158,7 @@ impl Page {
             text.push('}');
         }
         let _ = write!(text, " {value}");
-        if let Some(exemplar) = exemplar.filter(|_| self.format == Format::OpenMetrics) {
+        if let Some(exemplar) = exemplar.filter(|_| self.is_openmetrics) {
             let _ = write!(text, " # {exemplar}");
         }
         text.push('\n');

@@ -18,8 +18,10 @@ mod family;
 mod handles;
 mod log;
 mod names;
+mod native;
 mod outcome;
 mod process;
+mod protobuf;
 mod registry;
 mod runtime;
 mod series;
@@ -70,8 +72,14 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     /// Creates the metrics of a build. A family has at most `series_limit` series.
-    pub(crate) fn new(service: &str, version: &str, revision: &str, series_limit: usize) -> Self {
-        let registry = Registry::new(series_limit);
+    pub(crate) fn new(
+        service: &str,
+        version: &str,
+        revision: &str,
+        series_limit: usize,
+        has_native_histograms: bool,
+    ) -> Self {
+        let registry = Registry::new(series_limit, has_native_histograms);
         names::describe(&registry);
         registry
             .gauge(
@@ -115,7 +123,7 @@ impl Metrics {
     }
 
     /// Renders all metrics.
-    pub(crate) fn render(&self, format: Format) -> String {
+    pub(crate) fn render(&self, format: Format) -> Vec<u8> {
         self.process.collect(&self.registry);
         self.runtime.collect();
         self.registry.render(format)

@@ -24,6 +24,7 @@ struct Inner {
     known: RwLock<HashMap<Key, Series>>,
     families: Mutex<Families>,
     limit: usize,
+    has_native_histograms: bool,
     rejected: Rejected,
 }
 
@@ -35,8 +36,9 @@ struct Rejected {
 }
 
 impl Registry {
-    /// Creates a registry whose families have at most `limit` series each.
-    pub(super) fn new(limit: usize) -> Self {
+    /// Creates a registry whose families have at most `limit` series each, with or without native
+    /// histograms of durations.
+    pub(super) fn new(limit: usize, has_native_histograms: bool) -> Self {
         let mut families = Families::default();
         let mut rejected = |reason: &'static str| {
             let counter = Arc::new(series::Counter::new());
@@ -51,7 +53,7 @@ impl Registry {
             not_finite: rejected("not_finite"),
         };
         let (known, families) = (RwLock::default(), Mutex::new(families));
-        Self(Arc::new(Inner { known, families, limit, rejected }))
+        Self(Arc::new(Inner { known, families, limit, has_native_histograms, rejected }))
     }
 
     pub(super) fn limit(&self) -> usize {
@@ -80,12 +82,17 @@ impl Registry {
         Gauge::from_arc(self.gauge_of(&key, Kind::Info)).set(1.0);
     }
 
+    /// Registers a histogram of durations.
     pub(super) fn histogram(
         &self,
         name: &'static str,
         labels: Vec<Label>,
     ) -> Arc<series::Histogram> {
-        self.histogram_of(&Key::from_parts(name, labels))
+        let histogram = self.histogram_of(&Key::from_parts(name, labels));
+        if self.0.has_native_histograms {
+            histogram.enable_native();
+        }
+        histogram
     }
 
     /// Sets the bounds of the buckets of a histogram that has no series yet.
@@ -100,7 +107,7 @@ impl Registry {
     }
 
     /// Writes all series.
-    pub(super) fn render(&self, format: Format) -> String {
+    pub(super) fn render(&self, format: Format) -> Vec<u8> {
         exposition::render(&self.0.families.lock(), format)
     }
 
@@ -200,13 +207,20 @@ impl Recorder for Registry {
 mod tests {
     use metrics::{counter, gauge, histogram, with_local_recorder};
 
+    use prost::Message;
+
+    use super::super::protobuf::MetricFamily;
     use super::*;
+
+    fn text(registry: &Registry, format: Format) -> String {
+        String::from_utf8(registry.render(format)).unwrap()
+    }
 
     /// Registers metrics as a service does, and returns both pages without what `Registry` adds.
     fn pages(limit: usize, record: impl Fn()) -> [String; 2] {
-        let registry = Registry::new(limit);
+        let registry = Registry::new(limit, false);
         with_local_recorder(&registry, record);
-        [Format::Text, Format::OpenMetrics].map(|format| registry.render(format))
+        [Format::Text, Format::OpenMetrics].map(|format| text(&registry, format))
     }
 
     #[track_caller]
@@ -266,7 +280,7 @@ mod tests {
 
     #[test]
     fn histogram_bounds_follow_name() {
-        let registry = Registry::new(9);
+        let registry = Registry::new(9, false);
         registry.set_bounds("size_bytes", &[1e6, f64::NAN, 1e-5, 1.0, 1.0]);
         with_local_recorder(&registry, || {
             for value in [0.0002, 1.0, f64::NAN, f64::INFINITY] {
@@ -277,7 +291,7 @@ mod tests {
             histogram!("delta").record(-3.0);
         });
         let [text, openmetrics] =
-            [Format::Text, Format::OpenMetrics].map(|format| registry.render(format));
+            [Format::Text, Format::OpenMetrics].map(|format| text(&registry, format));
         assert_lines(
             &text,
             &[
@@ -312,13 +326,13 @@ mod tests {
 
     #[test]
     fn series_over_limit_are_other() {
-        let registry = Registry::new(10);
+        let registry = Registry::new(10, false);
         with_local_recorder(&registry, || {
             for user in 0..100_000 {
                 counter!("visits", "user" => user.to_string()).increment(1);
             }
         });
-        let page = registry.render(Format::Text);
+        let page = text(&registry, Format::Text);
         assert_eq!(page.matches("\nvisits_total{").count(), 11, "{page}");
         assert_lines(
             &page,
@@ -328,5 +342,34 @@ mod tests {
             ],
         );
         assert_eq!(registry.0.known.read().len(), 10);
+    }
+
+    #[test]
+    fn protobuf_page_has_native_buckets() {
+        let registry = Registry::new(9, true);
+        let histogram = registry.histogram("t_seconds", vec![Label::new("a", "b")]);
+        for value in [0.0, 0.0002, 0.0002, 0.0002, 0.000_21, 3.0] {
+            histogram.record_with(value, None);
+        }
+        registry.counter("jobs", Vec::new()).increment(7);
+        let page = registry.render(Format::Protobuf);
+        let mut bytes = page.as_slice();
+        let mut families = Vec::new();
+        while !bytes.is_empty() {
+            families.push(MetricFamily::decode_length_delimited(&mut bytes).unwrap());
+        }
+        let family =
+            |name: &str| families.iter().find(|f| f.name.as_deref() == Some(name)).unwrap();
+        let jobs = family("jobs_total").metric[0].counter.as_ref().unwrap();
+        assert_eq!(jobs.value, Some(7.0));
+
+        let histogram = family("t_seconds").metric[0].histogram.as_ref().unwrap();
+        assert_eq!((histogram.sample_count, histogram.zero_count), (Some(6), Some(1)));
+        assert_eq!(histogram.bucket[0].cumulative_count, Some(5), "up to 0.0005 s");
+        // 0.0002 is in the bucket -98, up to 0.000205. 3.0 is in the bucket 13, up to 3.08.
+        let spans = histogram.positive_span.iter().map(|span| (span.offset, span.length));
+        let expected = [(Some(-98), Some(2)), (Some(109), Some(1))];
+        assert_eq!(spans.collect::<Vec<_>>(), expected);
+        assert_eq!(histogram.positive_delta, [3, -2, 0]);
     }
 }

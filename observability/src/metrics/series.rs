@@ -11,6 +11,7 @@ use metrics::{CounterFn, HistogramFn};
 use opentelemetry::trace::SpanContext;
 
 use super::exemplar::{Exemplar, ExemplarSlot};
+use super::native::NativeBuckets;
 
 /// Series of any type. A clone shares the value.
 #[derive(Debug, Clone)]
@@ -71,6 +72,7 @@ pub(super) struct Histogram {
     sum: AtomicU64,
     /// One slot per bucket, created by the first exemplar.
     exemplars: OnceLock<Box<[ExemplarSlot]>>,
+    native: OnceLock<NativeBuckets>,
     pub(super) created: SystemTime,
     /// Counter of the samples that are infinite or not a number.
     not_finite: Arc<Counter>,
@@ -83,9 +85,19 @@ impl Histogram {
             counts: (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect(),
             sum: AtomicU64::new(0),
             exemplars: OnceLock::new(),
+            native: OnceLock::new(),
             created: SystemTime::now(),
             not_finite,
         }
+    }
+
+    /// Adds the buckets of a native histogram.
+    pub(super) fn enable_native(&self) {
+        self.native.get_or_init(NativeBuckets::default);
+    }
+
+    pub(super) fn native(&self) -> Option<&NativeBuckets> {
+        self.native.get()
     }
 
     pub(super) fn record_with(&self, value: f64, exemplar: Option<&SpanContext>) {
@@ -127,6 +139,9 @@ impl HistogramFn for Histogram {
             return;
         }
         self.counts[self.bucket(value)].fetch_add(1, Ordering::Relaxed);
+        if let Some(native) = self.native.get() {
+            native.record(value);
+        }
         let add = |bits| Some((f64::from_bits(bits) + value).to_bits());
         // Never fails because `add` returns a value.
         let _ = self.sum.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);

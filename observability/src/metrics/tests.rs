@@ -8,7 +8,11 @@ use crate::error::ErrorKind;
 use crate::http::{KnownMethods, UrlScheme};
 
 fn metrics() -> Metrics {
-    Metrics::new("service-a", "1.2.3", "abc", 2000)
+    Metrics::new("service-a", "1.2.3", "abc", 2000, false)
+}
+
+fn render(metrics: &Metrics, format: Format) -> String {
+    String::from_utf8(metrics.render(format)).unwrap()
 }
 
 fn outcome(status: u16, error: Option<ErrorKind>) -> Outcome {
@@ -28,7 +32,7 @@ fn request_records_histogram_sample() {
         Duration::from_millis(30),
         None,
     );
-    let page = metrics.render(Format::Text);
+    let page = render(&metrics, Format::Text);
     let labels = r#"http_request_method="GET",http_response_status_code="200",http_route="/echo",url_scheme="http""#;
     for line in [
         "# TYPE http_server_request_duration_seconds histogram".to_owned(),
@@ -51,7 +55,7 @@ fn error_counters_start_at_zero() {
             r#"http_client_request_errors_total{{error_type="{kind}",server_address="127.0.0.1",server_port="8080"}} {n}"#
         )
     };
-    let page = metrics.render(Format::Text);
+    let page = render(&metrics, Format::Text);
     for kind in ErrorKind::ALL_NAMED {
         assert!(page.contains(&line(kind.as_str(), 0)), "{kind} in {page}");
     }
@@ -60,19 +64,19 @@ fn error_counters_start_at_zero() {
         Duration::ZERO,
         None,
     );
-    assert!(metrics.render(Format::Text).contains(&line("500", 1)));
+    assert!(render(&metrics, Format::Text).contains(&line("500", 1)));
 
     let route = metrics.route("/echo");
     let line = |kind: &str, n| {
         format!(r#"http_server_request_errors_total{{error_type="{kind}",http_route="/echo"}} {n}"#)
     };
-    let page = metrics.render(Format::Text);
+    let page = render(&metrics, Format::Text);
     let kinds = ErrorKind::ALL_NAMED.map(|kind| kind.as_str().to_owned());
     for kind in kinds.iter().map(String::as_str).chain(["500", "overload", "circuit_open"]) {
         assert!(page.contains(&line(kind, 0)), "{kind} in {page}");
     }
     route.record(UrlScheme::Http, outcome(503, Some(ErrorKind::Refused)), Duration::ZERO, None);
-    assert!(metrics.render(Format::Text).contains(&line("refused", 1)));
+    assert!(render(&metrics, Format::Text).contains(&line("refused", 1)));
 }
 
 #[test]
@@ -83,7 +87,7 @@ fn server_address_is_taken_from_url() {
 
 #[test]
 fn build_info_and_process_metrics() {
-    let page = metrics().render(Format::Text);
+    let page = render(&metrics(), Format::Text);
     assert!(
         page.contains(r#"build_info{revision="abc",service="service-a",version="1.2.3"} 1"#),
         "{page}"
@@ -116,7 +120,7 @@ fn exemplars_keep_latest_trace() {
     server.record(outcome(503, timeout), Duration::from_secs(20), Some(&span(4)));
     server.record(outcome(503, timeout), Duration::from_secs(20), None);
 
-    let page = metrics.render(Format::OpenMetrics);
+    let page = render(&metrics, Format::OpenMetrics);
     let exemplar = |part: &str| {
         let line = page.lines().find(|line| line.contains(part) && line.contains(" # "));
         line.and_then(|line| line.split_once(" # ")).map(|(_, exemplar)| exemplar.to_owned())
@@ -139,7 +143,7 @@ fn exemplars_keep_latest_trace() {
         "1",
     );
     assert_eq!(exemplar("errors_total{error_type=\"refused\""), None);
-    assert!(!metrics.render(Format::Text).contains(" # {"), "the text format has no exemplars");
+    assert!(!render(&metrics, Format::Text).contains(" # {"), "the text format has no exemplars");
 }
 
 #[test]
@@ -151,7 +155,7 @@ fn servers_over_limit_are_other() {
         assert_eq!(*client.server.address, format!("host-{n}"));
         client.record(outcome(503, Some(ErrorKind::Timeout)), Duration::ZERO, None);
     }
-    let page = metrics.render(Format::Text);
+    let page = render(&metrics, Format::Text);
     for line in [
         r#"http_client_request_errors_total{error_type="timeout",server_address="host-124",server_port="80"} 1"#,
         r#"http_client_request_errors_total{error_type="timeout",server_address="_OTHER",server_port="_OTHER"} 2875"#,
@@ -173,7 +177,7 @@ fn target_info_has_resource_attributes() {
     for (format, kind) in
         [(Format::Text, "# TYPE target_info gauge"), (Format::OpenMetrics, "# TYPE target info")]
     {
-        let page = metrics.render(format);
+        let page = render(&metrics, format);
         assert!(page.lines().any(|l| l == line) && page.contains(kind), "{page}");
     }
 }
@@ -182,7 +186,7 @@ fn target_info_has_resource_attributes() {
 async fn runtime_metrics_are_current() {
     let (_stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let _task = tokio::spawn(stopped);
-    let page = metrics().render(Format::OpenMetrics);
+    let page = render(&metrics(), Format::OpenMetrics);
     for line in ["tokio_workers 1", "tokio_alive_tasks 1", "tokio_global_queue_depth 0"] {
         assert!(page.lines().any(|l| l == line), "no {line} in {page}");
     }

@@ -34,8 +34,8 @@ impl Telemetry {
     }
 }
 
-/// Responds with OpenMetrics and exemplars if the scraper prefers it, and with gzip if it accepts that.
-/// Responds 406 if the scraper excludes both formats, or both gzip and no encoding.
+/// Responds with OpenMetrics or protobuf if the scraper prefers it, and with gzip if it accepts that.
+/// Responds 406 if the scraper excludes all formats, or both gzip and no encoding.
 async fn metrics(State(telemetry): State<Telemetry>, headers: HeaderMap) -> Response {
     let (Some(format), Some(is_gzip)) = (negotiate_format(&headers), negotiate_gzip(&headers))
     else {
@@ -44,7 +44,7 @@ async fn metrics(State(telemetry): State<Telemetry>, headers: HeaderMap) -> Resp
     // Rendering thousands of series takes milliseconds, which would delay the requests of this thread.
     let page = tokio::task::spawn_blocking(move || {
         let page = telemetry.0.metrics.render(format);
-        if is_gzip { compress(page.as_bytes()) } else { Ok(page.into_bytes()) }
+        if is_gzip { compress(&page) } else { Ok(page) }
     });
     let Ok(Ok(page)) = page.await else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
@@ -60,10 +60,17 @@ async fn metrics(State(telemetry): State<Telemetry>, headers: HeaderMap) -> Resp
     response
 }
 
-/// Returns the format with the highest weight. OpenMetrics needs a range of its name to win a tie.
+/// Returns the format with the highest weight. Only a range of its name selects protobuf, and OpenMetrics
+/// needs one to win a tie.
 fn negotiate_format(headers: &HeaderMap) -> Option<Format> {
+    let protobuf = weight(headers, ACCEPT, "application/vnd.google.protobuf");
     let openmetrics = weight(headers, ACCEPT, "application/openmetrics-text");
     let text = weight(headers, ACCEPT, "text/plain");
+    if let Weight::Exact(weight @ 1..) = protobuf
+        && weight >= openmetrics.value().max(text.value())
+    {
+        return Some(Format::Protobuf);
+    }
     let is_preferred = match openmetrics {
         Weight::Exact(weight) => weight > 0 && weight >= text.value(),
         other => other.value() > text.value(),
@@ -128,6 +135,15 @@ mod tests {
             ("text/plain;q=0, */*;q=0.1", openmetrics),
             ("text/*;q=0.1, application/*;q=0.2", openmetrics),
             ("text/plain;Q=0", openmetrics),
+            (
+                "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;\
+                 encoding=delimited;q=0.6,application/openmetrics-text;version=1.0.0;q=0.5,\
+                 text/plain;version=0.0.4;q=0.4,*/*;q=0.2",
+                Some(Format::Protobuf),
+            ),
+            ("application/vnd.google.protobuf;q=0.1, text/plain;q=0.2", text),
+            ("application/vnd.google.protobuf;q=0, */*", text),
+            ("application/*", openmetrics),
             ("", text),
             ("*/*", text),
             ("text/plain", text),
