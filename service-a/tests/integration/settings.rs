@@ -118,3 +118,17 @@ fn health_check_exit_code() {
     assert_eq!(exit.code, Some(1));
     assert!(exit.stderr[0].contains(&address), "{exit:?}");
 }
+
+#[test]
+fn ineffective_otel_variables_are_warned_of() {
+    let service = service_a()
+        .env("OTEL_EXPORTER_OTLP_ENDPONT", "http://key:secret@127.0.0.1:4317")
+        .env("OTEL_METRICS_EXPORTER", "otlp")
+        .serve();
+    service.wait_for_message(
+        "OTEL_EXPORTER_OTLP_ENDPONT: unknown variable; did you mean OTEL_EXPORTER_OTLP_ENDPOINT?",
+    );
+    service.wait_for_message("OTEL_METRICS_EXPORTER: only prometheus or none is supported");
+    let output = service.stop();
+    assert!(!output.stdout.join("").contains("secret"), "{output:?}");
+}
