@@ -50,6 +50,12 @@ impl ServiceInfo {
         self.parse_from(args, &|name| env::var_os(name))
     }
 
+    /// Parses the command line of the process and the environment like [`parse`](Self::parse). Ends the
+    /// process if that fails, for a `main` that returns errors of another type.
+    pub fn parse_or_exit<T: clap::Args>(&self) -> T {
+        self.parse(env::args_os()).unwrap_or_else(|error| error.exit())
+    }
+
     pub(crate) fn parse_from<T: clap::Args>(
         &self,
         args: impl IntoIterator<Item = OsString>,
