@@ -77,7 +77,7 @@ impl ServiceInfo {
     fn command<T: clap::Args>(&self) -> Command {
         // `augment_args` sets the about text to the doc comment of `T`.
         T::augment_args(Command::new(self.name))
-            .about(self.description)
+            .about((!self.description.is_empty()).then_some(self.description))
             .version(format!("{} (revision {})", self.version, self.revision))
             .after_help(OTEL_HELP)
             .mut_args(|arg| match arg.get_id().as_str() {
