@@ -41,6 +41,9 @@
 //!
 //! A router that is served by other means uses [`Telemetry::instrument`] and [`Telemetry::shutdown`].
 
+// docs.rs names the feature that an item needs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod cli;
 pub mod client;
 pub mod config;
