@@ -50,6 +50,12 @@ impl ServiceInfo {
         self.parse_from(args, &|name| env::var_os(name))
     }
 
+    /// Parses the command line of the process and the environment like [`parse`](Self::parse). Ends the
+    /// process if that fails, for a `main` that returns errors of another type.
+    pub fn parse_or_exit<T: clap::Args>(&self) -> T {
+        self.parse(env::args_os()).unwrap_or_else(|error| error.exit())
+    }
+
     pub(crate) fn parse_from<T: clap::Args>(
         &self,
         args: impl IntoIterator<Item = OsString>,
@@ -71,7 +77,7 @@ impl ServiceInfo {
     fn command<T: clap::Args>(&self) -> Command {
         // `augment_args` sets the about text to the doc comment of `T`.
         T::augment_args(Command::new(self.name))
-            .about(self.description)
+            .about((!self.description.is_empty()).then_some(self.description))
             .version(format!("{} (revision {})", self.version, self.revision))
             .after_help(OTEL_HELP)
             .mut_args(|arg| match arg.get_id().as_str() {

@@ -41,6 +41,9 @@
 //!
 //! A router that is served by other means uses [`Telemetry::instrument`] and [`Telemetry::shutdown`].
 
+// docs.rs names the feature that an item needs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod cli;
 pub mod client;
 pub mod config;
@@ -64,7 +67,7 @@ pub use error::{Error, ErrorKind, Failure, GrpcStatus, exit_code};
 /// Client whose calls are traced and measured; see [`Telemetry::client`].
 pub use reqwest_middleware::ClientWithMiddleware as Client;
 pub use server::{LongLived, current_trace_id, record};
-pub use telemetry::{Telemetry, init};
+pub use telemetry::{Telemetry, TelemetryBuilder, init};
 
 /// Runs the main task of a service on a multi-threaded runtime, prints its error, and returns the exit
 /// code.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use opentelemetry::propagation::TextMapPropagator;
 use opentelemetry::trace::SpanContext;
 use opentelemetry::trace::noop::NoopTracerProvider;
 use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider};
@@ -19,7 +20,7 @@ use crate::error::Error;
 use crate::logs::{Logger, NonBlockingWriter};
 use crate::metrics::Metrics;
 use crate::readiness::ReadinessChecks;
-use crate::traces::propagation::text_map_propagator;
+use crate::traces::propagation::{BoxPropagator, Propagation};
 use crate::traces::{self, BoxError, Traces};
 
 /// Maximum share of the shutdown that is reserved for writing the last log lines.
@@ -41,6 +42,7 @@ pub(crate) struct Inner {
     pub(crate) service: ServiceInfo,
     pub(crate) config: Config,
     pub(crate) otel: OtelConfig,
+    pub(crate) propagation: Propagation,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) logger: Logger,
     pub(crate) ready: AtomicBool,
@@ -68,31 +70,73 @@ impl fmt::Debug for Telemetry {
 /// [`Error::AlreadyInitialized`] if the process has a `tracing` subscriber, [`Error::InvalidSettings`] for
 /// an invalid `OTEL_*` variable, and [`Error::Telemetry`] if a thread or an exporter cannot be created.
 pub fn init(service: ServiceInfo, config: &Config) -> Result<Telemetry, Error> {
-    let mut otel = read_otel(service)?;
-    if tracing::dispatcher::has_been_set() {
-        return Err(Error::AlreadyInitialized);
+    Telemetry::builder(service, config).init()
+}
+
+/// Telemetry before its start; created with [`Telemetry::builder`].
+#[derive(Debug)]
+pub struct TelemetryBuilder {
+    service: ServiceInfo,
+    config: Config,
+    propagators: Vec<BoxPropagator>,
+}
+
+impl TelemetryBuilder {
+    /// Adds headers that continue a trace, such as those of B3, to the ones of `OTEL_PROPAGATORS`.
+    ///
+    /// If the headers of a request name several traces, that of the last propagator continues.
+    pub fn propagator(
+        mut self,
+        propagator: impl TextMapPropagator + Send + Sync + 'static,
+    ) -> Self {
+        self.propagators.push(Box::new(propagator));
+        self
     }
-    let max_level = traces::max_level(&config.log_filter).into_level().unwrap_or(Level::INFO);
-    if LogTracer::init_with_filter(max_level.as_log().to_level_filter()).is_err() {
-        otel.warnings.push(OTHER_LOGGER.to_owned());
+
+    /// Starts the telemetry and registers the process's globals; see [`init`].
+    ///
+    /// # Errors
+    /// Those of [`init`].
+    pub fn init(self) -> Result<Telemetry, Error> {
+        let service = self.service;
+        let mut otel = read_otel(service)?;
+        if tracing::dispatcher::has_been_set() {
+            return Err(Error::AlreadyInitialized);
+        }
+        let max_level =
+            traces::max_level(&self.config.log_filter).into_level().unwrap_or(Level::INFO);
+        if LogTracer::init_with_filter(max_level.as_log().to_level_filter()).is_err() {
+            otel.warnings.push(OTHER_LOGGER.to_owned());
+        }
+        let telemetry = Telemetry::new(self, otel, io::stdout(), |otel, metrics| {
+            Traces::start(&service, otel, metrics)
+        })?;
+        tracing::subscriber::set_global_default(telemetry.subscriber())
+            .map_err(|_| Error::AlreadyInitialized)?;
+        if metrics::set_global_recorder(telemetry.recorder()).is_err() {
+            tracing::warn!(target: "observability", "{OTHER_RECORDER}");
+        }
+        let propagator = telemetry.0.propagation.text_map_propagator();
+        opentelemetry::global::set_text_map_propagator(propagator);
+        if telemetry.0.otel.disabled {
+            opentelemetry::global::set_tracer_provider(NoopTracerProvider::new());
+        } else {
+            opentelemetry::global::set_tracer_provider(telemetry.tracer_provider());
+        }
+        install_panic_hook();
+        Ok(telemetry)
     }
-    let telemetry = Telemetry::new(service, config, otel, io::stdout(), |otel, metrics| {
-        Traces::start(&service, otel, metrics)
-    })?;
-    tracing::subscriber::set_global_default(telemetry.subscriber())
-        .map_err(|_| Error::AlreadyInitialized)?;
-    if metrics::set_global_recorder(telemetry.recorder()).is_err() {
-        tracing::warn!(target: "observability", "{OTHER_RECORDER}");
+
+    /// Starts the telemetry without globals; see [`Telemetry::start`].
+    ///
+    /// # Errors
+    /// Those of [`Telemetry::start`].
+    pub fn start(self) -> Result<Telemetry, Error> {
+        let service = self.service;
+        Telemetry::new(self, read_otel(service)?, io::stdout(), |otel, metrics| {
+            Traces::start(&service, otel, metrics)
+        })
     }
-    let propagators = telemetry.0.otel.propagators;
-    opentelemetry::global::set_text_map_propagator(text_map_propagator(propagators));
-    if telemetry.0.otel.disabled {
-        opentelemetry::global::set_tracer_provider(NoopTracerProvider::new());
-    } else {
-        opentelemetry::global::set_tracer_provider(telemetry.tracer_provider());
-    }
-    install_panic_hook();
-    Ok(telemetry)
 }
 
 fn read_otel(service: ServiceInfo) -> Result<OtelConfig, Error> {
@@ -103,6 +147,21 @@ fn read_otel(service: ServiceInfo) -> Result<OtelConfig, Error> {
 }
 
 impl Telemetry {
+    /// Creates the builder of telemetry with options that are code.
+    ///
+    /// ```no_run
+    /// # use opentelemetry_sdk::propagation::TraceContextPropagator as B3Propagator;
+    /// # fn example(service: observability::ServiceInfo) -> Result<(), observability::Error> {
+    /// let config = service.parse_or_exit();
+    /// let telemetry =
+    ///     observability::Telemetry::builder(service, &config).propagator(B3Propagator::new()).init()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn builder(service: ServiceInfo, config: &Config) -> TelemetryBuilder {
+        TelemetryBuilder { service, config: config.clone(), propagators: Vec::new() }
+    }
+
     /// Starts logs, traces and metrics without registering any globals, for a process that has its own.
     ///
     /// Add [`tracing_layer`](Self::tracing_layer) to the subscriber. [`recorder`](Self::recorder) and
@@ -125,18 +184,16 @@ impl Telemetry {
     /// [`Error::InvalidSettings`] for an invalid `OTEL_*` variable, and [`Error::Telemetry`] if a thread or
     /// an exporter cannot be created.
     pub fn start(service: ServiceInfo, config: &Config) -> Result<Self, Error> {
-        Self::new(service, config, read_otel(service)?, io::stdout(), |otel, metrics| {
-            Traces::start(&service, otel, metrics)
-        })
+        Self::builder(service, config).start()
     }
 
     pub(crate) fn new(
-        service: ServiceInfo,
-        config: &Config,
+        builder: TelemetryBuilder,
         otel: OtelConfig,
         log: impl Write + Send + 'static,
         start_traces: impl FnOnce(&OtelConfig, &Arc<Metrics>) -> Result<Traces, BoxError>,
     ) -> Result<Self, Error> {
+        let TelemetryBuilder { service, config, propagators } = builder;
         let metrics = Arc::new(Metrics::new(
             service.name,
             service.version,
@@ -156,7 +213,8 @@ impl Telemetry {
         Ok(Self(Arc::new(Inner {
             is_parent_based: matches!(otel.sampler, Sampler::ParentBased(_) | Sampler::AlwaysOff),
             service,
-            config: config.clone(),
+            config,
+            propagation: Propagation::new(otel.propagators, propagators),
             otel,
             metrics,
             logger,

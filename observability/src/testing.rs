@@ -90,7 +90,8 @@ impl TestTelemetry {
             .unwrap_or_else(|errors| panic!("default settings: {errors:?}"));
         let (spans, log) = (SpanCapture::default(), LogCapture::default());
         let traces = Traces::captured(&SERVICE, &otel, spans.clone());
-        let telemetry = Telemetry::new(SERVICE, &config, otel, log.clone(), |_, _| Ok(traces))
+        let builder = Telemetry::builder(SERVICE, &config);
+        let telemetry = Telemetry::new(builder, otel, log.clone(), |_, _| Ok(traces))
             .unwrap_or_else(|error| panic!("{error}"));
         // A guard of a local recorder borrows it.
         let recorder = Box::leak(Box::new(telemetry.recorder()));

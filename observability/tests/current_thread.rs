@@ -8,6 +8,8 @@
     reason = "a failed assumption fails the test"
 )]
 
+use std::net::TcpListener;
+
 use testkit::otlp::{Behavior, OtlpCollector, Protocol};
 use testkit::{FakeServer, ProcessBuilder, Reply};
 
@@ -53,4 +55,24 @@ fn hung_backend_does_not_block_shutdown() {
         assert_eq!(service.stop().code, Some(0));
         assert_eq!(&service.wait_for_message("spans dropped")["spans"], "20", "{protocol}");
     }
+}
+
+/// `--help` and an invalid setting have their exit codes if `main` returns a `Result`, and an error is printed
+/// as its message.
+#[test]
+fn main_result_prints_message() {
+    let help = current_thread().arg("--help").run_to_exit();
+    assert_eq!((help.code, help.stderr.as_slice()), (Some(0), [].as_slice()));
+    assert!(help.stdout.iter().any(|line| line.starts_with("Usage: ")));
+
+    let invalid = current_thread().env("LISTEN_ADDR", "nowhere").run_to_exit();
+    assert_eq!(invalid.code, Some(2));
+    assert_eq!(invalid.stderr[0], "current-thread: 1 invalid setting");
+
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let in_use = current_thread().env("LISTEN_ADDR", &address).run_to_exit();
+    assert_eq!(in_use.code, Some(1));
+    let message = format!("Error: cannot listen on {address}: Address already in use");
+    assert!(in_use.stderr.iter().any(|line| line.starts_with(&message)), "{:?}", in_use.stderr);
 }

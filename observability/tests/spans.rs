@@ -171,6 +171,37 @@ fn propagators_select_headers() {
     }
 }
 
+/// A propagator that the service adds continues the trace of its header, beside those of `OTEL_PROPAGATORS`.
+/// Its header does not tell whether the trace id is random.
+#[test]
+fn added_propagator_continues_trace() {
+    let target = FakeServer::start(Reply::Json(200, String::new()));
+    for (list, has_trace) in [("", true), ("none", false)] {
+        let collector = OtlpCollector::start();
+        let service =
+            service(&collector).env("OTEL_PROPAGATORS", list).env("OWN_PROPAGATOR", "1").serve();
+        let earlier = target.requests().len();
+        let response = Request::new("GET", "/elsewhere")
+            .header("x-ids", &format!("{TRACE}:b7ad6b7169203331"))
+            .header("x-target", &target.url())
+            .send(service.address());
+        assert_eq!(response.trace_id(), TRACE);
+        let spans = collector.wait_for_trace(TRACE, 2);
+        assert_eq!(named(&spans, "GET /elsewhere").parent_span_id, "b7ad6b7169203331");
+        let sent = target.wait_for_request(earlier + 1).headers;
+        let call = &named(&spans, "GET").span_id;
+        assert_eq!(sent["x-ids"], format!("{TRACE}:{call}"));
+        let traceparent = has_trace.then(|| format!("00-{TRACE}-{call}-01"));
+        assert_eq!(sent.get("traceparent"), traceparent.as_ref());
+        // Without the header, the trace is that of `traceparent`.
+        let other = TRACE.replace('a', "b");
+        let response = Request::new("GET", "/any")
+            .header("traceparent", &format!("00-{other}-b7ad6b7169203331-01"))
+            .send(service.address());
+        assert_eq!(response.trace_id() == other, has_trace);
+    }
+}
+
 /// A trace that starts here has the flag `random-trace-id`. The trace of a caller keeps the caller's flag.
 #[test]
 fn random_flag_is_set_and_kept() {

@@ -42,6 +42,16 @@ fn defaults_apply_without_settings() {
 }
 
 #[test]
+fn help_starts_with_description() {
+    for (service, start) in [(SERVICE.description("About it"), "About it\n"), (SERVICE, "Usage: ")]
+    {
+        let args = ["t", "--help"].map(OsString::from);
+        let help = service.parse_from::<Config>(args, &|_| None).unwrap_err().to_string();
+        assert!(help.starts_with(start), "{help}");
+    }
+}
+
+#[test]
 fn all_invalid_settings_are_reported() {
     let env = [
         ("LISTEN_ADDR", "localhost"),

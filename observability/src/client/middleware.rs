@@ -22,7 +22,7 @@ use crate::http::{
 };
 use crate::metrics::{ClientMetrics, Outcome};
 use crate::telemetry::Telemetry;
-use crate::traces::{end_after, propagation};
+use crate::traces::end_after;
 
 pub(super) struct TelemetryMiddleware {
     pub(super) telemetry: Telemetry,
@@ -49,8 +49,7 @@ impl Middleware for TelemetryMiddleware {
             let attribute = KeyValue::new("http.request.resend_count", i64::from(*count));
             guard.cx.span().set_attribute(attribute);
         }
-        let propagators = self.telemetry.0.otel.propagators;
-        propagation::inject_all(propagators, &guard.cx, request.headers_mut());
+        self.telemetry.0.propagation.inject(&guard.cx, request.headers_mut());
         let slot = extensions.get::<GuardSlot>().cloned();
         // The span is not entered because the layers below create no spans.
         let result = next.run(request, extensions).await;

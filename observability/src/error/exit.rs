@@ -2,15 +2,18 @@
 
 use std::borrow::Cow;
 use std::error::Error as StdError;
+use std::fmt;
 use std::io::{self, Write};
-use std::process::ExitCode;
+use std::process::{self, ExitCode};
 
 use super::error_chain;
 
 /// Reason for the end of a process, returned by a service's `main`.
 ///
-/// [`run`](crate::run) prints the error with its causes and exits with [`exit_code`](Self::exit_code).
-#[derive(Debug, thiserror::Error)]
+/// [`run`](crate::run) prints the error with its causes and exits with [`exit_code`](Self::exit_code). A
+/// `main` that returns the error prints the same text after `Error: ` and exits with code 1, because `Debug`
+/// writes that text.
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The process has done what its command line requests, such as `--help`. Holds the text for stdout.
@@ -82,11 +85,33 @@ impl Error {
         }
     }
 
+    /// Prints the error, on stdout if it is [`Finished`](Self::Finished) and on stderr otherwise, and ends
+    /// the process with [`exit_code`](Self::exit_code).
+    pub fn exit(&self) -> ! {
+        self.print();
+        process::exit(i32::from(self.exit_code()))
+    }
+
+    fn print(&self) {
+        // A closed stdout or stderr does not change the exit code.
+        let _ = match self {
+            Self::Finished(text) => io::stdout().write_all(text.as_bytes()),
+            error => writeln!(io::stderr(), "{error:?}"),
+        };
+    }
+
     pub(crate) fn telemetry(
         component: &'static str,
         source: impl Into<Box<dyn StdError + Send + Sync>>,
     ) -> Self {
         Self::Telemetry { component, source: source.into() }
+    }
+}
+
+/// Writes the message and its causes, which a `main` that returns the error prints.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(error_chain(self).trim_end())
     }
 }
 
@@ -114,16 +139,11 @@ fn count_settings(errors: &[String]) -> Cow<'static, str> {
     }
 }
 
-/// Prints `result`'s error, on stdout if it is [`Error::Finished`] and on stderr otherwise, and returns
-/// its exit code.
+/// Prints `result`'s error as [`Error::exit`] does, and returns its exit code.
 pub fn exit_code(result: Result<(), Error>) -> ExitCode {
     let Err(error) = result else {
         return ExitCode::SUCCESS;
     };
-    // A closed stdout or stderr does not change the exit code.
-    let _ = match &error {
-        Error::Finished(text) => io::stdout().write_all(text.as_bytes()),
-        error => writeln!(io::stderr(), "{}", error_chain(error).trim_end()),
-    };
+    error.print();
     ExitCode::from(error.exit_code())
 }

@@ -60,7 +60,7 @@ impl<B> MakeSpan<B> for MakeServerSpan {
             user_agent.original = Empty,
         );
         let telemetry = &self.telemetry.0;
-        let mut parent = propagation::extract_all(telemetry.otel.propagators, request.headers());
+        let mut parent = telemetry.propagation.extract(request.headers());
         if telemetry.config.request.public_endpoint
             && let Some(stranger) = parent.take().filter(TraceContextExt::has_active_span)
         {

@@ -6,6 +6,7 @@
 //! propagated unchanged, and a trace that starts here has it.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::Context;
@@ -15,7 +16,7 @@ use opentelemetry::propagation::text_map_propagator::FieldIter;
 use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator};
 use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState};
 
-use opentelemetry_http::HeaderInjector;
+use opentelemetry_http::{HeaderExtractor, HeaderInjector};
 use opentelemetry_sdk::propagation::BaggagePropagator;
 
 use crate::config::Propagators;
@@ -97,10 +98,66 @@ pub fn inject(cx: &Context, headers: &mut HeaderMap) {
     }
 }
 
-/// Returns a context with what the headers of `propagators` hold, or `None` without any.
-pub(crate) fn extract_all(propagators: Propagators, headers: &HeaderMap) -> Option<Context> {
-    let cx = if propagators.trace_context { extract(headers) } else { None };
-    if !propagators.baggage || !headers.contains_key(BAGGAGE) {
+pub(crate) type BoxPropagator = Box<dyn TextMapPropagator + Send + Sync>;
+
+/// Propagators of `OTEL_PROPAGATORS`, and those that the service has added.
+#[derive(Debug)]
+pub(crate) struct Propagation {
+    selected: Propagators,
+    added: Option<AddedPropagators>,
+}
+
+impl Propagation {
+    pub(crate) fn new(selected: Propagators, added: Vec<BoxPropagator>) -> Self {
+        let added = if added.is_empty() {
+            None
+        } else {
+            Some(AddedPropagators(Arc::new(TextMapCompositePropagator::new(added))))
+        };
+        Self { selected, added }
+    }
+
+    /// Returns a context with what the headers hold, or `None` without any.
+    pub(crate) fn extract(&self, headers: &HeaderMap) -> Option<Context> {
+        let cx = if self.selected.trace_context { extract(headers) } else { None };
+        let cx = if self.selected.baggage { extract_baggage(cx, headers) } else { cx };
+        match &self.added {
+            Some(added) => Some(added.extract_headers(&cx.unwrap_or_default(), headers)),
+            None => cx,
+        }
+    }
+
+    /// Sets the headers of a call to what `cx` holds.
+    pub(crate) fn inject(&self, cx: &Context, headers: &mut HeaderMap) {
+        if self.selected.trace_context {
+            inject(cx, headers);
+        }
+        if self.selected.baggage && !cx.baggage().is_empty() {
+            BaggagePropagator::new().inject_context(cx, &mut HeaderInjector(headers));
+        }
+        if let Some(added) = &self.added {
+            added.inject_context(cx, &mut HeaderInjector(headers));
+        }
+    }
+
+    /// Returns the same as a propagator of OpenTelemetry's API.
+    pub(crate) fn text_map_propagator(&self) -> TextMapCompositePropagator {
+        let mut parts: Vec<BoxPropagator> = Vec::new();
+        if self.selected.trace_context {
+            parts.push(Box::new(TraceContextPropagator));
+        }
+        if self.selected.baggage {
+            parts.push(Box::new(BaggagePropagator::new()));
+        }
+        if let Some(added) = &self.added {
+            parts.push(Box::new(added.clone()));
+        }
+        TextMapCompositePropagator::new(parts)
+    }
+}
+
+fn extract_baggage(cx: Option<Context>, headers: &HeaderMap) -> Option<Context> {
+    if !headers.contains_key(BAGGAGE) {
         return cx;
     }
     // Several headers are one list (RFC 9110, section 5.3).
@@ -110,26 +167,34 @@ pub(crate) fn extract_all(propagators: Propagators, headers: &HeaderMap) -> Opti
     Some(BaggagePropagator::new().extract_with_context(&cx.unwrap_or_default(), &carrier))
 }
 
-/// Sets the headers of `propagators` of a call to what `cx` holds.
-pub(crate) fn inject_all(propagators: Propagators, cx: &Context, headers: &mut HeaderMap) {
-    if propagators.trace_context {
-        inject(cx, headers);
-    }
-    if propagators.baggage && !cx.baggage().is_empty() {
-        BaggagePropagator::new().inject_context(cx, &mut HeaderInjector(headers));
+/// Propagators of the service, shared with OpenTelemetry's API.
+#[derive(Debug, Clone)]
+struct AddedPropagators(Arc<TextMapCompositePropagator>);
+
+impl AddedPropagators {
+    fn extract_headers(&self, cx: &Context, headers: &HeaderMap) -> Context {
+        let extracted = self.extract_with_context(cx, &HeaderExtractor(headers));
+        let trace_id = extracted.span().span_context().trace_id();
+        if trace_id == cx.span().span_context().trace_id() {
+            return extracted;
+        }
+        // Other headers do not tell whether the trace id is random.
+        extracted.with_value(RemoteContext { trace_id, is_random: false, state: None })
     }
 }
 
-/// Returns the propagator of OpenTelemetry's API with the headers of `propagators`.
-pub(crate) fn text_map_propagator(propagators: Propagators) -> TextMapCompositePropagator {
-    let mut parts: Vec<Box<dyn TextMapPropagator + Send + Sync>> = Vec::new();
-    if propagators.trace_context {
-        parts.push(Box::new(TraceContextPropagator));
+impl TextMapPropagator for AddedPropagators {
+    fn inject_context(&self, cx: &Context, injector: &mut dyn Injector) {
+        self.0.inject_context(cx, injector);
     }
-    if propagators.baggage {
-        parts.push(Box::new(BaggagePropagator::new()));
+
+    fn extract_with_context(&self, cx: &Context, extractor: &dyn Extractor) -> Context {
+        self.0.extract_with_context(cx, extractor)
     }
-    TextMapCompositePropagator::new(parts)
+
+    fn fields(&self) -> FieldIter<'_> {
+        self.0.fields()
+    }
 }
 
 /// Part of a remote trace context that OpenTelemetry's types cannot hold. Propagated with its trace only.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use opentelemetry_http::{HttpClient, HttpError};
 use opentelemetry_otlp::{WithExportConfig, WithHttpConfig};
 use opentelemetry_proto::tonic::collector::trace::v1::{
@@ -125,11 +125,12 @@ fn parse_response(
     response: &Response<Bytes>,
 ) -> Result<ExportTraceServiceResponse, Box<dyn std::error::Error>> {
     let body = response.body();
-    let is_json = response
-        .headers()
-        .get(CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes().starts_with(b"application/json"));
-    if !is_json || body.is_empty() {
+    let content_type = response.headers().get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    // A gRPC server that accepts HTTP/1.1 responds 200 to any path, and has the failure in `grpc-status`.
+    if content_type.starts_with(b"application/grpc") {
+        return Err("the backend speaks gRPC; set OTEL_EXPORTER_OTLP_PROTOCOL=grpc".into());
+    }
+    if !content_type.starts_with(b"application/json") || body.is_empty() {
         return Ok(ExportTraceServiceResponse::decode(body.as_ref())?);
     }
     let response: serde_json::Value = serde_json::from_slice(body)?;
@@ -177,5 +178,6 @@ mod tests {
             assert_eq!(parse(proto, garbage.as_bytes()), None, "{garbage}");
         }
         assert_eq!(parse(json, b"ok"), None);
+        assert_eq!(parse("application/grpc", b""), None);
     }
 }

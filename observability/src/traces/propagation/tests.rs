@@ -176,3 +176,14 @@ fn propagator_matches_functions() {
     TraceContextPropagator.inject_context(&cx, &mut out);
     assert_eq!(out, map);
 }
+
+/// The global propagator of OpenTelemetry's API has the headers that the service adds.
+#[test]
+fn added_propagator_is_global() {
+    let none = Propagators { trace_context: false, baggage: false };
+    let propagation = Propagation::new(none, vec![Box::new(TraceContextPropagator)]);
+    let propagator = propagation.text_map_propagator();
+    let mut fields: Vec<_> = propagator.fields().collect();
+    fields.sort_unstable();
+    assert_eq!(fields, ["traceparent", "tracestate"]);
+}
