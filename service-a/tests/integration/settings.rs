@@ -59,6 +59,26 @@ fn all_invalid_settings_are_reported() {
     assert!(!message.contains("perhaps"), "value in the message: {message}");
 }
 
+/// Empty directives of the log filter do not change it.
+#[test]
+fn empty_log_directive_is_ignored() {
+    for filter in ["info,", ",info", "off, ,observability = info", ","] {
+        service_a().env("RUST_LOG", filter).serve();
+    }
+}
+
+/// A misspelled level does not disable the log.
+#[test]
+fn invalid_log_filter_names_variable() {
+    for filter in ["inof", "info,access=wran", "info=access", "info,access=", "info,a=b=info"] {
+        let exit = service_a().env("RUST_LOG", filter).run_to_exit();
+        assert_eq!((exit.code, exit.stdout.len()), (Some(2), 0), "{filter}: {exit:?}");
+        let message = exit.stderr.join("\n");
+        assert!(message.contains("RUST_LOG (--rust-log): expected"), "{message}");
+        assert!(!message.contains(filter), "value in the message: {message}");
+    }
+}
+
 #[test]
 fn unknown_flag_is_rejected() {
     let exit = service_a().arg("--listen").arg("127.0.0.1:0").run_to_exit();
