@@ -61,6 +61,7 @@ pub use current::record;
 pub use layer::TelemetryLayer;
 pub use long_lived::LongLived;
 pub use shutdown::ShutdownSignals;
+pub(crate) use shutdown::run_until_start_signal;
 
 /// Response header with the trace id of the request, 32 hex digits.
 pub const X_TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
@@ -172,7 +173,7 @@ impl Server {
         self
     }
 
-    /// Starts a graceful shutdown when `signal` completes, as SIGTERM and SIGINT do.
+    /// Starts a graceful shutdown when `signal` completes, as SIGTERM, SIGINT and SIGHUP do.
     pub fn with_graceful_shutdown(
         mut self,
         signal: impl Future<Output = ()> + Send + 'static,
