@@ -1,6 +1,7 @@
 //! Settings from flags and environment variables.
 
 use testkit::http::Request;
+use testkit::{FakeServer, Reply};
 
 use crate::service_a;
 
@@ -137,4 +138,18 @@ fn health_check_exit_code() {
     let exit = check();
     assert_eq!(exit.code, Some(1));
     assert!(exit.stderr[0].contains(&address), "{exit:?}");
+}
+
+/// The probe ends although each byte of the response arrives in time.
+#[test]
+fn slow_peer_fails_health_check() {
+    let body = Reply::start_of(1 << 20, "");
+    let stalled = FakeServer::start(Reply::Stall(body.clone()));
+    let trickling = FakeServer::start(Reply::SlowBody(body));
+    for peer in [&trickling, &stalled] {
+        let check = service_a().env("LISTEN_ADDR", peer.address().to_string());
+        let exit = check.arg("--health-check").run_to_exit();
+        assert_eq!(exit.code, Some(1));
+        assert!(exit.stderr[0].contains("no complete response within 2s"), "{exit:?}");
+    }
 }
