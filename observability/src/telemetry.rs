@@ -1,7 +1,7 @@
 //! Shared state of the telemetry, its start and its shutdown.
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::config::{Config, OtelConfig, ServiceInfo};
 use crate::error::Error;
-use crate::logs::{Logger, NonBlockingWriter};
+use crate::logs::{Logger, NonBlockingWriter, unbuffered_stdout};
 use crate::metrics::Metrics;
 use crate::readiness::ReadinessChecks;
 use crate::traces::propagation::text_map_propagator;
@@ -76,9 +76,7 @@ pub fn init(service: ServiceInfo, config: &Config) -> Result<Telemetry, Error> {
     if LogTracer::init_with_filter(max_level.as_log().to_level_filter()).is_err() {
         otel.warnings.push(OTHER_LOGGER.to_owned());
     }
-    let telemetry = Telemetry::new(service, config, otel, io::stdout(), |otel, metrics| {
-        Traces::start(&service, otel, metrics)
-    })?;
+    let telemetry = Telemetry::start_with(service, config, otel)?;
     tracing::subscriber::set_global_default(telemetry.subscriber())
         .map_err(|_| Error::AlreadyInitialized)?;
     if metrics::set_global_recorder(telemetry.recorder()).is_err() {
@@ -123,7 +121,12 @@ impl Telemetry {
     /// [`Error::InvalidSettings`] for an invalid `OTEL_*` variable, and [`Error::Telemetry`] if a thread or
     /// an exporter cannot be created.
     pub fn start(service: ServiceInfo, config: &Config) -> Result<Self, Error> {
-        Self::new(service, config, read_otel(service)?, io::stdout(), |otel, metrics| {
+        Self::start_with(service, config, read_otel(service)?)
+    }
+
+    fn start_with(service: ServiceInfo, config: &Config, otel: OtelConfig) -> Result<Self, Error> {
+        let stdout = unbuffered_stdout().map_err(|error| Error::telemetry("stdout", error))?;
+        Self::new(service, config, otel, stdout, |otel, metrics| {
             Traces::start(&service, otel, metrics)
         })
     }

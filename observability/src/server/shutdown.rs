@@ -144,6 +144,8 @@ use tokio::signal::unix::Signal;
 #[cfg(unix)]
 fn install_handlers() -> io::Result<Vec<(&'static str, Signal)>> {
     use tokio::signal::unix::{SignalKind, signal};
+    // The default action ends the process. With a handler, a write beyond `ulimit -f` fails and is counted.
+    let _ = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?;
     let mut handlers = vec![
         ("SIGTERM", signal(SignalKind::terminate())?),
         ("SIGINT", signal(SignalKind::interrupt())?),
