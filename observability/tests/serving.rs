@@ -143,3 +143,12 @@ fn signal_during_start_shuts_down() {
         assert_eq!(output.stderr.is_empty(), is_blocked, "{output:?}");
     }
 }
+
+/// Tasks that occupy tokio's blocking pool do not delay the shutdown.
+#[cfg(unix)]
+#[test]
+fn full_blocking_pool_allows_shutdown() {
+    let service = ProcessBuilder::example("slow_start").serve();
+    assert_eq!(service.get("/fill-pool").status, 200);
+    assert_eq!(service.stop().code, Some(0));
+}

@@ -45,7 +45,6 @@ use opentelemetry::Context;
 use opentelemetry::trace::TraceContextExt;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tower::{Layer, Service};
 
 use crate::error::Error;
@@ -55,7 +54,7 @@ use connection::Connections;
 use listener::{Accept, accept_on, bind};
 use parts::local_address;
 use rejection::Rejections;
-use shutdown::{ShutdownPhase, delay_drain, drain_connections, exit_on_second_signal};
+use shutdown::{ShutdownPhase, delay_drain, drain_connections, exit_on_second_signal, flush};
 
 pub use current::record;
 pub use layer::TelemetryLayer;
@@ -232,12 +231,8 @@ impl Server {
             () = drain_connections(&phase, deadline, config.shutdown_timeout) => {}
             signal = signals.recv() => exit_on_second_signal(signal),
         }
-        let flush = tokio::task::spawn_blocking({
-            let telemetry = telemetry.clone();
-            move || telemetry.shutdown(deadline.saturating_duration_since(Instant::now()))
-        });
         tokio::select! {
-            _ = flush => Ok(()),
+            flushed = flush(telemetry.clone(), deadline) => flushed,
             signal = signals.recv() => exit_on_second_signal(signal),
         }
     }

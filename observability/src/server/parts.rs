@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use axum::serve::Listener;
 use tokio::time::{Instant, sleep_until};
 
-use super::shutdown::{ShutdownSignals, delay_drain, exit_on_second_signal, flush_reserve};
+use super::shutdown::{ShutdownSignals, delay_drain, exit_on_second_signal, flush, flush_reserve};
 use crate::error::Error;
 use crate::telemetry::Telemetry;
 
@@ -63,11 +63,8 @@ async fn exit_at(deadline: Instant, telemetry: Telemetry, mut signals: ShutdownS
         signal = signals.recv() => exit_on_second_signal(signal),
     }
     tracing::warn!(target: "observability", "aborting requests in flight");
-    let flush = move || {
-        telemetry.shutdown(deadline.saturating_duration_since(Instant::now()));
-        std::process::exit(0)
-    };
-    tokio::task::spawn_blocking(flush);
+    let _ = flush(telemetry, deadline).await;
+    std::process::exit(0)
 }
 
 /// Returns the address of a TCP or Unix listener.

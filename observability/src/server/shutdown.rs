@@ -3,10 +3,11 @@
 use std::future::poll_fn;
 use std::io::{self, Write};
 use std::task::{Context, Poll};
+use std::thread;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::error::Error;
@@ -64,6 +65,19 @@ pub(super) async fn delay_drain(
         signal = signals.recv() => exit_on_second_signal(signal),
     }
     deadline
+}
+
+/// Flushes spans and log lines until `deadline`, on a thread because tokio's blocking pool may be full.
+pub(super) async fn flush(telemetry: Telemetry, deadline: Instant) -> Result<(), Error> {
+    let (flushed_tx, flushed) = oneshot::channel();
+    let flush = move || {
+        telemetry.shutdown(deadline.saturating_duration_since(Instant::now()));
+        let _ = flushed_tx.send(());
+    };
+    thread::Builder::new().name("flush".to_owned()).spawn(flush).map_err(Error::other)?;
+    // An error means that the thread panicked, which the log says.
+    let _ = flushed.await;
+    Ok(())
 }
 
 /// Ends the process without further cleanup.
