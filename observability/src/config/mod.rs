@@ -61,8 +61,8 @@ pub struct Config {
     /// Maximum number of requests in flight; further requests receive 503, error `overload`
     #[arg(long, env, value_name = "N", default_value = "512")]
     pub(crate) max_concurrent_requests: NonZeroUsize,
-    /// Time after which a connection is closed that is slow to send request headers, to read a
-    /// response, or to send the next request
+    /// Time after which a connection is closed that is slow to send request headers or the next bytes of a
+    /// body, to read a response, or to send the next request
     #[arg(long = "idle-timeout-ms", env = "IDLE_TIMEOUT_MS", value_name = "MS")]
     #[arg(default_value = "10000", value_parser = milliseconds(1))]
     pub(crate) idle_timeout: Duration,

@@ -23,6 +23,7 @@ mod parts;
 mod readiness;
 mod rejection;
 mod request;
+mod request_body;
 mod route;
 mod shutdown;
 mod span;

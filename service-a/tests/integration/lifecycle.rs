@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use testkit::http::{Connection, Request};
 use testkit::otlp::{OtlpCollector, Protocol};
-use testkit::{FakeServer, LogLine, ProcessBuilder, Reply};
+use testkit::{FakeServer, LogLine, Process, ProcessBuilder, Reply};
 
 use crate::{service_a, service_a_with_faults, start_echo};
 
@@ -191,6 +191,42 @@ fn idle_connections_do_not_block_shutdown() {
     assert_eq!(exit.code, Some(0));
     assert!(!exit.stdout.iter().any(|line| line.contains("aborting requests")), "{exit:?}");
     drop((unused, partial, used));
+}
+
+/// Starts a service that may have 256 open files, and opens connections that send a part of the headers
+/// until it has no file left.
+#[cfg(unix)]
+fn exhaust_files(idle_timeout_ms: &str) -> (Process, Vec<Connection>) {
+    let service = ProcessBuilder::new("sh")
+        .args(["-c", r#"ulimit -n 256 && exec "$0""#, env!("CARGO_BIN_EXE_service-a")])
+        .env("IDLE_TIMEOUT_MS", idle_timeout_ms)
+        .env("SHUTDOWN_TIMEOUT_MS", ONE_HOUR_MS)
+        .serve();
+    let open = |_| {
+        let mut connection = Connection::open(service.address());
+        connection.send(b"GET /echo HTTP/1.1\r\nHo");
+        connection
+    };
+    let connections = (0..300).map(open).collect();
+    service.wait_for_message("cannot accept connections");
+    (service, connections)
+}
+
+#[cfg(unix)]
+#[test]
+fn file_limit_does_not_block_shutdown() {
+    let (service, _connections) = exhaust_files(ONE_HOUR_MS);
+    let exit = service.stop();
+    assert_eq!(exit.code, Some(0));
+    assert!(!exit.stdout.iter().any(|line| line.contains("aborting requests")), "{exit:?}");
+}
+
+/// Clients that send no complete headers occupy all files for no longer than the idle timeout.
+#[cfg(unix)]
+#[test]
+fn file_limit_blocks_until_idle_timeout() {
+    let (service, _connections) = exhaust_files("1000");
+    assert_eq!(service.get("/health").status, 200);
 }
 
 #[test]
