@@ -27,10 +27,11 @@ async fn serve() -> Result<(), Error> {
     // The layer, and the admin routes outside of it.
     let router = telemetry.instrument(Router::new().route("/hello", get(hello)));
 
+    let shutdown = telemetry.shutdown_signal()?;
     let listener = TcpListener::bind(config.listen_addr()).await.map_err(Error::other)?;
     telemetry.log_listening(listener.local_addr().map_err(Error::other)?);
     axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>())
-        .with_graceful_shutdown(telemetry.shutdown_signal()?)
+        .with_graceful_shutdown(shutdown)
         .await
         .map_err(Error::other)?;
     telemetry.shutdown(config.shutdown_timeout());

@@ -32,10 +32,10 @@ async fn serve() -> Result<(), Error> {
         .route("/hello", get(async |ConnectInfo(peer): ConnectInfo<SocketAddr>| format!("{peer}")))
         .layer(telemetry.layer());
     let router = telemetry.admin_routes().merge(router);
+    let shutdown = telemetry.shutdown_signal()?;
     let listener = TcpListener::bind(config.listen_addr()).await.map_err(Error::other)?;
     telemetry.log_listening(listener.local_addr().map_err(Error::other)?);
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    let shutdown = telemetry.shutdown_signal()?;
     axum::serve(listener, service).with_graceful_shutdown(shutdown).await.map_err(Error::other)?;
     telemetry.shutdown(config.shutdown_timeout());
     Ok(())

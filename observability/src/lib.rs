@@ -73,13 +73,14 @@ pub use telemetry::{Telemetry, TelemetryBuilder, init};
 /// code.
 ///
 /// Unlike `#[tokio::main]`, it does not wait for blocking tasks such as a name resolution, so that the
-/// time of the shutdown is bounded.
+/// time of the shutdown is bounded. A shutdown signal that arrives before the service handles it, with a
+/// server or a [`ShutdownSignals`](server::ShutdownSignals), drops `main` and ends the process with exit code 0.
 pub fn run(main: impl Future<Output = Result<(), Error>>) -> std::process::ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return exit_code(Err(Error::other(error))),
     };
-    let result = runtime.block_on(main);
+    let result = runtime.block_on(server::run_until_start_signal(main));
     runtime.shutdown_background();
     exit_code(result)
 }

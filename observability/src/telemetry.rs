@@ -1,7 +1,7 @@
 //! Shared state of the telemetry, its start and its shutdown.
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::config::{Config, OtelConfig, ServiceInfo, ineffective_variables};
 use crate::error::Error;
-use crate::logs::{Logger, NonBlockingWriter};
+use crate::logs::{Logger, NonBlockingWriter, unbuffered_stdout};
 use crate::metrics::Metrics;
 use crate::readiness::ReadinessChecks;
 use crate::traces::propagation::{BoxPropagator, Propagation};
@@ -98,8 +98,7 @@ impl TelemetryBuilder {
     /// # Errors
     /// Those of [`init`].
     pub fn init(self) -> Result<Telemetry, Error> {
-        let service = self.service;
-        let mut otel = read_otel(service)?;
+        let mut otel = read_otel(self.service)?;
         if tracing::dispatcher::has_been_set() {
             return Err(Error::AlreadyInitialized);
         }
@@ -108,9 +107,7 @@ impl TelemetryBuilder {
         if LogTracer::init_with_filter(max_level.as_log().to_level_filter()).is_err() {
             otel.warnings.push(OTHER_LOGGER.to_owned());
         }
-        let telemetry = Telemetry::new(self, otel, io::stdout(), |otel, metrics| {
-            Traces::start(&service, otel, metrics)
-        })?;
+        let telemetry = self.start_with(otel)?;
         tracing::subscriber::set_global_default(telemetry.subscriber())
             .map_err(|_| Error::AlreadyInitialized)?;
         if metrics::set_global_recorder(telemetry.recorder()).is_err() {
@@ -132,10 +129,14 @@ impl TelemetryBuilder {
     /// # Errors
     /// Those of [`Telemetry::start`].
     pub fn start(self) -> Result<Telemetry, Error> {
+        let otel = read_otel(self.service)?;
+        self.start_with(otel)
+    }
+
+    fn start_with(self, otel: OtelConfig) -> Result<Telemetry, Error> {
         let service = self.service;
-        Telemetry::new(self, read_otel(service)?, io::stdout(), |otel, metrics| {
-            Traces::start(&service, otel, metrics)
-        })
+        let stdout = unbuffered_stdout().map_err(|error| Error::telemetry("stdout", error))?;
+        Telemetry::new(self, otel, stdout, |otel, metrics| Traces::start(&service, otel, metrics))
     }
 }
 

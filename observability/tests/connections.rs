@@ -170,6 +170,25 @@ fn oversized_http2_headers_return_431() {
     assert_eq!(received.head.expect("a response").status(), 431);
 }
 
+/// A handler that reads a body waits at most the idle timeout for the next bytes of the client.
+#[test]
+fn stalled_upload_is_aborted() {
+    let service = zoo().env("IDLE_TIMEOUT_MS", "300").serve();
+    let mut http1 = Connection::open(service.address());
+    http1.send(b"POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhel");
+    let mut http2 = open_http2(&service, 65_535);
+    let mut post = get_frame(1, "/upload");
+    // No END_STREAM, and the method POST of the static table.
+    (post[4], post[9]) = (0x4, 0x83);
+    http2.send(&[post, frame(0, 0, 1, b"hel")].concat());
+    assert_eq!(http1.response().unwrap().status, 400);
+    let labels = [("http_route", "/upload"), ("http_response_status_code", "400")];
+    service.wait_for_metrics("two aborted uploads", |page| {
+        page.sum("http_server_request_duration_seconds_count", &labels) == 2.0
+            && page.sum("http_server_active_requests", &[]) == 0.0
+    });
+}
+
 /// An idle HTTP/2 connection does not delay the shutdown.
 #[cfg(unix)]
 #[test]

@@ -106,3 +106,17 @@ fn event_field_names_are_unique() {
         assert_eq!(raw.matches("a__b_").count(), 1, "{raw}");
     }
 }
+
+/// A line that is longer than the buffer of the log is dropped alone.
+#[test]
+fn too_long_line_is_counted() {
+    let service = service("logfmt").serve();
+    let response = service.get("/long-line");
+    service.wait_for_access_line(response.trace_id());
+    let page = service.metrics();
+    for (reason, lines) in [("too_long", 1.0), ("queue_full", 0.0), ("write_failed", 0.0)] {
+        let lost = page.value("log_lines_lost_total", &[("error_type", reason)]);
+        assert_eq!(lost, Some(lines), "{reason}");
+    }
+    assert_eq!(service.log().len(), 2);
+}

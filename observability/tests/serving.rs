@@ -121,3 +121,34 @@ fn own_subscriber_has_telemetry() {
     assert_eq!(service.stop().code, Some(0));
     assert_eq!(collector.spans().len(), 1);
 }
+
+/// A signal during the start ends the service in order: at once, or as soon as the code that blocks returns.
+#[cfg(unix)]
+#[test]
+fn signal_during_start_shuts_down() {
+    for variable in ["WAIT_UNTIL_CLOSED", "BLOCK_UNTIL_CLOSED"] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let service = ProcessBuilder::example("slow_start")
+            .env(variable, listener.local_addr().unwrap().to_string())
+            .start();
+        let (peer, _) = listener.accept().unwrap();
+        service.terminate();
+        let is_blocked = variable == "BLOCK_UNTIL_CLOSED";
+        if is_blocked {
+            drop(peer);
+            assert_eq!(&service.wait_for_message("stopping")["signal"], "SIGTERM");
+        }
+        let output = service.wait();
+        assert_eq!(output.code, Some(0), "{variable}: {output:?}");
+        assert_eq!(output.stderr.is_empty(), is_blocked, "{output:?}");
+    }
+}
+
+/// Tasks that occupy tokio's blocking pool do not delay the shutdown.
+#[cfg(unix)]
+#[test]
+fn full_blocking_pool_allows_shutdown() {
+    let service = ProcessBuilder::example("slow_start").serve();
+    assert_eq!(service.get("/fill-pool").status, 200);
+    assert_eq!(service.stop().code, Some(0));
+}

@@ -11,6 +11,9 @@ pub const UNREACHABLE_NETWORK: &str = "192.0.2.1";
 /// Address with an `unreachable` route inside the namespace: connecting fails with `EHOSTUNREACH`. From
 /// the documentation range (RFC 5737).
 pub const UNREACHABLE_HOST: &str = "198.51.100.1";
+/// Address of the name server inside the namespace, on UDP port 53. A lookup lasts 150 s if a socket is bound
+/// there that never responds.
+pub const NAME_SERVER: &str = "127.0.0.1";
 
 /// Runs `body` in a network namespace without external interfaces.
 ///
@@ -24,12 +27,16 @@ pub fn in_isolated_network(test: &str, body: impl FnOnce()) {
     if std::env::var_os(INSIDE).is_some() {
         return body();
     }
-    let setup =
-        format!(r#"ip link set lo up && ip route add unreachable {UNREACHABLE_HOST} && exec "$@""#);
+    let setup = format!(
+        r#"ip link set lo up && ip route add unreachable {UNREACHABLE_HOST} &&
+        mount -t tmpfs tmpfs /mnt &&
+        printf 'nameserver {NAME_SERVER}\noptions timeout:30 attempts:5\n' >/mnt/resolv.conf &&
+        mount --bind /mnt/resolv.conf /etc/resolv.conf && exec "$@""#
+    );
     let binary = std::env::current_exe().expect("path of the test binary");
     let output = ProcessBuilder::new("unshare")
         .env(INSIDE, "1")
-        .args(["--map-root-user", "--net", "sh", "-c", &setup, "sh"])
+        .args(["--map-root-user", "--net", "--mount", "sh", "-c", &setup, "sh"])
         .arg(binary)
         .args(["--exact", test, "--include-ignored", "--nocapture"])
         .run_to_exit();

@@ -333,6 +333,11 @@ impl Process {
         self.signal(Signal::INT);
     }
 
+    /// Sends SIGHUP.
+    pub fn hang_up(&self) {
+        self.signal(Signal::HUP);
+    }
+
     /// Sends SIGSTOP and waits until the process is stopped. Its sockets stay open.
     pub fn suspend(&self) {
         self.signal(Signal::STOP);

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use clap::ArgAction;
 use clap::builder::TypedValueParser;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 
 mod listen_addr;
 mod otel;
@@ -64,8 +64,8 @@ pub struct Config {
     /// Maximum number of requests in flight; further requests receive 503, error `overload`
     #[arg(long, env, value_name = "N", default_value = "512")]
     pub(crate) max_concurrent_requests: NonZeroUsize,
-    /// Time after which a connection is closed that is slow to send request headers, to read a
-    /// response, or to send the next request
+    /// Time after which a connection is closed that is slow to send request headers or the next bytes of a
+    /// body, to read a response, or to send the next request
     #[arg(long = "idle-timeout-ms", env = "IDLE_TIMEOUT_MS", value_name = "MS")]
     #[arg(default_value = "10000", value_parser = milliseconds(1))]
     pub(crate) idle_timeout: Duration,
@@ -80,7 +80,8 @@ pub struct Config {
     #[arg(long, env, value_name = "FORMAT", default_value = "logfmt")]
     pub(crate) log_format: LogFormat,
     /// Log filter such as info,access=warn; `access` are the lines of requests
-    #[arg(long = "rust-log", env = "RUST_LOG", value_name = "FILTER", default_value = "info")]
+    #[arg(long = "rust-log", env = "RUST_LOG", value_name = "FILTER")]
+    #[arg(default_value = "info", value_parser = parse_log_filter)]
     pub(crate) log_filter: Targets,
     #[command(flatten)]
     pub(crate) request: RequestConfig,
@@ -127,4 +128,31 @@ pub fn milliseconds(min: u64) -> impl TypedValueParser<Value = Duration> {
         Ok(ms) if (min..=MAX).contains(&ms) => Ok(Duration::from_millis(ms)),
         _ => Err(format!("expected a whole number of milliseconds from {min} to {MAX}")),
     })
+}
+
+/// Parses directives `LEVEL` and `TARGET=LEVEL`, separated by commas. Empty directives are ignored. A
+/// filter without a directive is that of an unset variable.
+///
+/// Unlike the parser of [`Targets`], it rejects a target without a level, because a misspelled level would
+/// become a target that no line has.
+fn parse_log_filter(text: &str) -> Result<Targets, &'static str> {
+    let mut directives = text.split(',').map(str::trim).filter(|text| !text.is_empty()).peekable();
+    if directives.peek().is_none() {
+        return Ok(Targets::new().with_default(LevelFilter::INFO));
+    }
+    directives.try_fold(Targets::new(), |filter, directive| {
+        Ok(match directive.split_once('=') {
+            Some((target, level)) => filter.with_target(target.trim(), parse_level(level)?),
+            None => filter.with_default(parse_level(directive)?),
+        })
+    })
+}
+
+fn parse_level(text: &str) -> Result<LevelFilter, &'static str> {
+    // An empty level is `error` for `LevelFilter`.
+    let level = Some(text.trim()).filter(|text| !text.is_empty());
+    level.and_then(|level| level.parse().ok()).ok_or(
+        "expected directives LEVEL or TARGET=LEVEL, separated by commas; the levels are off, error, \
+         warn, info, debug and trace",
+    )
 }

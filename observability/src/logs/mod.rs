@@ -27,7 +27,7 @@ use encoder::{LineEncoder, key};
 
 pub(crate) use access::AccessEntry;
 pub(crate) use layer::LogLayer;
-pub(crate) use writer::NonBlockingWriter;
+pub(crate) use writer::{NonBlockingWriter, unbuffered_stdout};
 
 /// Target of the lines of requests, for `RUST_LOG`: `RUST_LOG=info,access=warn`.
 pub const ACCESS_TARGET: &str = "access";

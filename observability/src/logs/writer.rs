@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,25 @@ const MAX_BUFFERED_BYTES: usize = 1024 * 1024;
 /// thread. The buffer holds what arrives in the meantime, at half a million lines per second.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(10);
 
+/// Maximum size of one write, so that a flush observes the progress of a slow reader.
+const MAX_WRITE: usize = 64 * 1024;
+
+/// Time after which a flush ends if stdout accepts nothing.
+const STALL_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Returns stdout without the buffer of the standard library, which reports bytes as written that it keeps
+/// after a failed write.
+#[cfg(unix)]
+pub(crate) fn unbuffered_stdout() -> io::Result<impl Write + Send + 'static> {
+    use std::os::fd::AsFd;
+    io::stdout().as_fd().try_clone_to_owned().map(std::fs::File::from)
+}
+
+#[cfg(not(unix))]
+pub(crate) fn unbuffered_stdout() -> io::Result<impl Write + Send + 'static> {
+    Ok(io::stdout())
+}
+
 /// Bounded buffer of log lines, and the thread that writes them.
 pub(crate) struct NonBlockingWriter {
     state: Mutex<State>,
@@ -23,6 +43,8 @@ pub(crate) struct NonBlockingWriter {
     work: Condvar,
     /// Notified when all lines are written.
     idle: Condvar,
+    /// Bytes that stdout has accepted, with wrap-around.
+    written_bytes: AtomicUsize,
     dropped: DroppedLines,
 }
 
@@ -44,6 +66,7 @@ impl NonBlockingWriter {
             state: Mutex::default(),
             work: Condvar::new(),
             idle: Condvar::new(),
+            written_bytes: AtomicUsize::new(0),
             dropped,
         });
         let thread_writer = Arc::clone(&writer);
@@ -53,6 +76,10 @@ impl NonBlockingWriter {
 
     /// Queues a line, which includes its newline. Never waits for the reader of stdout.
     pub(crate) fn write_line(&self, line: &[u8]) {
+        if line.len() > MAX_BUFFERED_BYTES {
+            self.dropped.too_long.increment(1);
+            return;
+        }
         let mut state = self.state.lock();
         if state.buffer.len() + line.len() > MAX_BUFFERED_BYTES {
             drop(state);
@@ -67,23 +94,28 @@ impl NonBlockingWriter {
         }
     }
 
-    /// Waits at most `timeout` until all queued lines are written. Returns `true` if they are.
+    /// Waits at most `timeout` until all queued lines are written, and less if stdout blocks. Returns
+    /// `true` if they are written.
     pub(crate) fn flush(&self, timeout: Duration) -> bool {
         let deadline = Instant::now() + timeout;
         let mut state = self.state.lock();
         while !state.buffer.is_empty() || state.is_writing {
-            if Instant::now() >= deadline {
-                return false;
-            }
             state.is_flushing = true;
             self.work.notify_one();
-            self.idle.wait_until(&mut state, deadline);
+            let written_bytes = self.written_bytes.load(Ordering::Relaxed);
+            let stalled = deadline.min(Instant::now() + STALL_TIMEOUT);
+            let is_late = self.idle.wait_until(&mut state, stalled).timed_out();
+            let is_stalled = written_bytes == self.written_bytes.load(Ordering::Relaxed);
+            if is_late && (is_stalled || Instant::now() >= deadline) {
+                return false;
+            }
         }
         true
     }
 
     fn run(&self, mut out: impl Write) {
         let mut lines = Vec::new();
+        let mut is_line_torn = false;
         loop {
             let mut state = self.state.lock();
             state.is_writing = false;
@@ -102,7 +134,7 @@ impl NonBlockingWriter {
             std::mem::swap(&mut lines, &mut state.buffer);
             drop(state);
 
-            self.write_all(&mut out, &lines);
+            self.write_lines(&mut out, &lines, &mut is_line_torn);
 
             let mut state = self.state.lock();
             if !state.is_flushing {
@@ -111,24 +143,39 @@ impl NonBlockingWriter {
         }
     }
 
-    fn write_all(&self, out: &mut impl Write, mut remaining: &[u8]) {
-        while !remaining.is_empty() {
-            match out.write(remaining) {
-                Ok(written @ 1..) => remaining = &remaining[written..],
+    /// Writes `lines`. Ends a torn line first, so that no line is appended to it.
+    fn write_lines(&self, out: &mut impl Write, lines: &[u8], is_line_torn: &mut bool) {
+        if *is_line_torn {
+            *is_line_torn = !self.write_bytes(out, b"\n").is_empty();
+        }
+        let dropped = if *is_line_torn { lines } else { self.write_bytes(out, lines) };
+        let written = &lines[..lines.len() - dropped.len()];
+        if let Some(&last) = written.last() {
+            *is_line_torn = last != b'\n';
+        }
+        let dropped = dropped.iter().filter(|&&byte| byte == b'\n').count();
+        self.dropped.write_failed.increment(dropped as u64);
+        // On some platforms stdout is buffered.
+        let _ = out.flush();
+    }
+
+    /// Writes `bytes` and returns those that remain when a write fails.
+    fn write_bytes<'a>(&self, out: &mut impl Write, mut bytes: &'a [u8]) -> &'a [u8] {
+        while !bytes.is_empty() {
+            match out.write(&bytes[..bytes.len().min(MAX_WRITE)]) {
+                Ok(written @ 1..) => {
+                    self.written_bytes.fetch_add(written, Ordering::Relaxed);
+                    bytes = &bytes[written..];
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // Stdout is in non-blocking mode if the parent process opened it so.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     thread::sleep(FLUSH_INTERVAL);
                 }
-                Ok(0) | Err(_) => {
-                    let lines = remaining.iter().filter(|&&byte| byte == b'\n').count();
-                    self.dropped.write_failed.increment(lines as u64);
-                    return;
-                }
+                Ok(0) | Err(_) => break,
             }
         }
-        // Stdout is line-buffered, so that the lines have been written already.
-        let _ = out.flush();
+        bytes
     }
 }
 
@@ -137,7 +184,7 @@ mod tests {
     use metrics::Counter;
 
     use super::*;
-    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::atomic::AtomicU64;
     use std::sync::mpsc;
 
     fn counting() -> (DroppedLines, Arc<AtomicU64>, Arc<AtomicU64>) {
@@ -145,6 +192,7 @@ mod tests {
         let dropped = DroppedLines {
             queue_full: Counter::from_arc(Arc::clone(&full)),
             write_failed: Counter::from_arc(Arc::clone(&failed)),
+            too_long: Counter::noop(),
         };
         (dropped, full, failed)
     }

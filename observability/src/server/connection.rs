@@ -24,6 +24,7 @@ use tokio_io_timeout::TimeoutWriter;
 
 use super::activity::{Activity, TrackedBody};
 use super::rejection::Rejections;
+use super::request_body::limit_reads;
 use super::shutdown::ShutdownPhase;
 use super::stream::{ClientStream, Protocol, detect_protocol};
 use crate::http::UrlScheme;
@@ -126,7 +127,7 @@ impl Connections {
             if self.is_tls {
                 request.extensions_mut().insert(UrlScheme::Https);
             }
-            service.call(request)
+            service.call(request.map(|body| limit_reads(body, self.idle_timeout)))
         };
         let result = match protocol {
             Protocol::Http1 | Protocol::Tls => {

@@ -23,6 +23,7 @@ mod parts;
 mod readiness;
 mod rejection;
 mod request;
+mod request_body;
 mod route;
 mod shutdown;
 mod span;
@@ -45,7 +46,6 @@ use opentelemetry::Context;
 use opentelemetry::trace::TraceContextExt;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tower::{Layer, Service};
 
 use crate::error::Error;
@@ -55,12 +55,13 @@ use connection::Connections;
 use listener::{Accept, accept_on, bind};
 use parts::local_address;
 use rejection::Rejections;
-use shutdown::{ShutdownPhase, delay_drain, drain_connections, exit_on_second_signal};
+use shutdown::{ShutdownPhase, delay_drain, drain_connections, exit_on_second_signal, flush};
 
 pub use current::record;
 pub use layer::TelemetryLayer;
 pub use long_lived::LongLived;
 pub use shutdown::ShutdownSignals;
+pub(crate) use shutdown::run_until_start_signal;
 
 /// Response header with the trace id of the request, 32 hex digits.
 pub const X_TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
@@ -172,7 +173,7 @@ impl Server {
         self
     }
 
-    /// Starts a graceful shutdown when `signal` completes, as SIGTERM and SIGINT do.
+    /// Starts a graceful shutdown when `signal` completes, as SIGTERM, SIGINT and SIGHUP do.
     pub fn with_graceful_shutdown(
         mut self,
         signal: impl Future<Output = ()> + Send + 'static,
@@ -231,12 +232,8 @@ impl Server {
             () = drain_connections(&phase, deadline, config.shutdown_timeout) => {}
             signal = signals.recv() => exit_on_second_signal(signal),
         }
-        let flush = tokio::task::spawn_blocking({
-            let telemetry = telemetry.clone();
-            move || telemetry.shutdown(deadline.saturating_duration_since(Instant::now()))
-        });
         tokio::select! {
-            _ = flush => Ok(()),
+            flushed = flush(telemetry.clone(), deadline) => flushed,
             signal = signals.recv() => exit_on_second_signal(signal),
         }
     }

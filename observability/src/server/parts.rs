@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use axum::serve::Listener;
 use tokio::time::{Instant, sleep_until};
 
-use super::shutdown::{ShutdownSignals, delay_drain, exit_on_second_signal, flush_reserve};
+use super::shutdown::{ShutdownSignals, delay_drain, exit_on_second_signal, flush, flush_reserve};
 use crate::error::Error;
 use crate::telemetry::Telemetry;
 
@@ -22,22 +22,22 @@ impl Telemetry {
     /// Creates the future that starts a graceful shutdown, for
     /// [`axum::serve::Serve::with_graceful_shutdown`] and its like.
     ///
-    /// It waits for SIGTERM or SIGINT, reports unready, and completes after `DRAIN_DELAY_MS`. From then on
-    /// the process exits at a second signal. It also exits, with code 0 and the spans flushed, if requests
+    /// It waits for SIGTERM, SIGINT or SIGHUP, reports unready, and completes after `DRAIN_DELAY_MS`. From then
+    /// on the process exits at a second signal. It also exits, with code 0 and the spans flushed, if requests
     /// are still in flight at the end of `SHUTDOWN_TIMEOUT_MS`. Call [`shutdown`](Self::shutdown) after the
-    /// server has ended.
+    /// server has ended. The signals are handled from this call on, so that it precedes that of the listener.
     ///
     /// # Errors
     /// [`Error::Other`] if the operating system rejects a signal handler.
     ///
     /// ```no_run
     /// # async fn example(telemetry: observability::Telemetry) -> Result<(), Box<dyn std::error::Error>> {
-    /// # let (router, listener) = (axum::Router::new(), tokio::net::TcpListener::bind("[::1]:0").await?);
+    /// # let router = axum::Router::new();
     /// # let timeout = std::time::Duration::from_secs(10);
+    /// let shutdown = telemetry.shutdown_signal()?;
+    /// let listener = tokio::net::TcpListener::bind("[::1]:0").await?;
     /// telemetry.log_listening(listener.local_addr()?);
-    /// axum::serve(listener, telemetry.instrument(router))
-    ///     .with_graceful_shutdown(telemetry.shutdown_signal()?)
-    ///     .await?;
+    /// axum::serve(listener, telemetry.instrument(router)).with_graceful_shutdown(shutdown).await?;
     /// telemetry.shutdown(timeout);
     /// # Ok(())
     /// # }
@@ -63,11 +63,8 @@ async fn exit_at(deadline: Instant, telemetry: Telemetry, mut signals: ShutdownS
         signal = signals.recv() => exit_on_second_signal(signal),
     }
     tracing::warn!(target: "observability", "aborting requests in flight");
-    let flush = move || {
-        telemetry.shutdown(deadline.saturating_duration_since(Instant::now()));
-        std::process::exit(0)
-    };
-    tokio::task::spawn_blocking(flush);
+    let _ = flush(telemetry, deadline).await;
+    std::process::exit(0)
 }
 
 /// Returns the address of a TCP or Unix listener.

@@ -1,9 +1,13 @@
 //! Graceful shutdown.
 
-use std::io::Write;
+use std::future::poll_fn;
+use std::io::{self, Write};
+use std::task::{Context, Poll};
+use std::thread;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use parking_lot::Mutex;
+use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::error::Error;
@@ -63,22 +67,34 @@ pub(super) async fn delay_drain(
     deadline
 }
 
+/// Flushes spans and log lines until `deadline`, on a thread because tokio's blocking pool may be full.
+pub(super) async fn flush(telemetry: Telemetry, deadline: Instant) -> Result<(), Error> {
+    let (flushed_tx, flushed) = oneshot::channel();
+    let flush = move || {
+        telemetry.shutdown(deadline.saturating_duration_since(Instant::now()));
+        let _ = flushed_tx.send(());
+    };
+    thread::Builder::new().name("flush".to_owned()).spawn(flush).map_err(Error::other)?;
+    // An error means that the thread panicked, which the log says.
+    let _ = flushed.await;
+    Ok(())
+}
+
 /// Ends the process without further cleanup.
 pub(super) fn exit_on_second_signal(signal: &str) -> ! {
-    let _ = writeln!(std::io::stderr(), "second signal ({signal}): exiting immediately");
+    let _ = writeln!(io::stderr(), "second signal ({signal}): exiting immediately");
     std::process::exit(1)
 }
 
-/// Stream of the signals that request a shutdown: SIGTERM and SIGINT, or Ctrl-C on Windows.
+/// Stream of the signals that request a shutdown: SIGTERM, SIGINT and SIGHUP, or Ctrl-C on Windows.
+///
+/// SIGHUP stays ignored in a process that inherits that, such as a child of `nohup`.
 #[derive(Debug)]
-pub struct ShutdownSignals {
-    #[cfg(unix)]
-    terminate: tokio::signal::unix::Signal,
-    #[cfg(unix)]
-    interrupt: tokio::signal::unix::Signal,
-    #[cfg(windows)]
-    ctrl_c: tokio::signal::windows::CtrlC,
-}
+pub struct ShutdownSignals(Vec<(&'static str, Signal)>);
+
+/// Handlers that [`run`](crate::run) installs before the service has a [`ShutdownSignals`], which takes them
+/// over with the signals that have arrived.
+static START_SIGNALS: Mutex<Option<ShutdownSignals>> = Mutex::new(None);
 
 impl ShutdownSignals {
     /// Installs the handlers. From then on the signals do not end the process by themselves.
@@ -86,30 +102,80 @@ impl ShutdownSignals {
     /// # Errors
     /// [`Error::Other`] if the operating system rejects a handler.
     pub fn new() -> Result<Self, Error> {
-        let rejected = |error| Error::other(format!("cannot handle shutdown signals: {error}"));
-        #[cfg(unix)]
-        {
-            use tokio::signal::unix::{SignalKind, signal};
-            Ok(Self {
-                terminate: signal(SignalKind::terminate()).map_err(rejected)?,
-                interrupt: signal(SignalKind::interrupt()).map_err(rejected)?,
-            })
+        if let Some(signals) = START_SIGNALS.lock().take() {
+            return Ok(signals);
         }
-        #[cfg(windows)]
-        Ok(Self { ctrl_c: tokio::signal::windows::ctrl_c().map_err(rejected)? })
+        let handlers = install_handlers();
+        let rejected = |error| Error::other(format!("cannot handle shutdown signals: {error}"));
+        Ok(Self(handlers.map_err(rejected)?))
     }
 
     /// Waits for the next signal and returns its name.
     pub async fn recv(&mut self) -> &'static str {
-        #[cfg(unix)]
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+        poll_fn(|cx| self.poll_recv(cx)).await
+    }
+
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<&'static str> {
+        for (name, signal) in &mut self.0 {
+            if signal.poll_recv(cx).is_ready() {
+                return Poll::Ready(name);
+            }
         }
-        #[cfg(windows)]
-        {
-            self.ctrl_c.recv().await;
-            "CTRL-C"
+        Poll::Pending
+    }
+}
+
+/// Runs `main`. A signal that arrives while the service has no [`ShutdownSignals`] ends it.
+pub(crate) async fn run_until_start_signal(
+    main: impl Future<Output = Result<(), Error>>,
+) -> Result<(), Error> {
+    *START_SIGNALS.lock() = Some(ShutdownSignals::new()?);
+    let signal = poll_fn(|cx| match &mut *START_SIGNALS.lock() {
+        Some(signals) => signals.poll_recv(cx),
+        None => Poll::Pending,
+    });
+    tokio::select! {
+        biased;
+        result = main => result,
+        signal = signal => {
+            let _ = writeln!(io::stderr(), "{signal} during the start: exiting");
+            Ok(())
         }
     }
+}
+
+#[cfg(windows)]
+use tokio::signal::windows::CtrlC as Signal;
+
+#[cfg(windows)]
+fn install_handlers() -> io::Result<Vec<(&'static str, Signal)>> {
+    Ok(vec![("CTRL-C", tokio::signal::windows::ctrl_c()?)])
+}
+
+#[cfg(unix)]
+use tokio::signal::unix::Signal;
+
+#[cfg(unix)]
+fn install_handlers() -> io::Result<Vec<(&'static str, Signal)>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    // The default action ends the process. With a handler, a write beyond `ulimit -f` fails and is counted.
+    let _ = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?;
+    let mut handlers = vec![
+        ("SIGTERM", signal(SignalKind::terminate())?),
+        ("SIGINT", signal(SignalKind::interrupt())?),
+    ];
+    if !is_hangup_ignored() {
+        handlers.push(("SIGHUP", signal(SignalKind::hangup())?));
+    }
+    Ok(handlers)
+}
+
+/// Returns `true` if the process ignores SIGHUP, where the system has `/proc`.
+#[cfg(unix)]
+fn is_hangup_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    // Bit 0 is signal 1, SIGHUP.
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask & 1 == 1)
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use testkit::http::{Connection, Request};
 use testkit::otlp::{OtlpCollector, Protocol};
-use testkit::{FakeServer, LogLine, Reply};
+use testkit::{FakeServer, LogLine, Process, ProcessBuilder, Reply};
 
 use crate::{service_a, service_a_with_faults, start_echo};
 
@@ -46,6 +46,42 @@ fn sigint_shuts_down() {
     service.interrupt();
     assert_eq!(service.wait().code, Some(0));
     assert!(service.log().iter().any(|line| line.get("signal") == Some("SIGINT")));
+}
+
+#[test]
+fn sighup_shuts_down() {
+    let service = service_a().serve();
+    service.hang_up();
+    assert_eq!(service.wait().code, Some(0));
+    assert!(service.log().iter().any(|line| line.get("signal") == Some("SIGHUP")));
+}
+
+/// A service that `nohup` starts survives the end of its terminal.
+#[cfg(target_os = "linux")]
+#[test]
+fn nohup_ignores_sighup() {
+    let service = ProcessBuilder::new("nohup").arg(env!("CARGO_BIN_EXE_service-a")).serve();
+    service.hang_up();
+    assert_eq!(service.get("/health").status, 200);
+    assert_eq!(service.stop().code, Some(0));
+    assert_eq!(&service.wait_for_message("stopping")["signal"], "SIGTERM");
+}
+
+/// The kernel discards signals to the first process of a PID namespace that have no handler.
+#[cfg(target_os = "linux")]
+#[test]
+#[ignore = "needs root or unprivileged user namespaces"]
+fn sigterm_stops_first_process() {
+    let service = ProcessBuilder::new("unshare")
+        .args(["--map-root-user", "--pid", "--fork", "--kill-child"])
+        .arg(env!("CARGO_BIN_EXE_service-a"))
+        .serve();
+    let id = service.id();
+    let child = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+    let kill = ProcessBuilder::new("kill").args(["-TERM", child.trim()]).run_to_exit();
+    assert_eq!(kill.code, Some(0), "{kill:?}");
+    assert_eq!(service.wait().code, Some(0));
+    assert_eq!(&service.wait_for_message("stopping")["signal"], "SIGTERM");
 }
 
 #[test]
@@ -155,6 +191,42 @@ fn idle_connections_do_not_block_shutdown() {
     assert_eq!(exit.code, Some(0));
     assert!(!exit.stdout.iter().any(|line| line.contains("aborting requests")), "{exit:?}");
     drop((unused, partial, used));
+}
+
+/// Starts a service that may have 256 open files, and opens connections that send a part of the headers
+/// until it has no file left.
+#[cfg(unix)]
+fn exhaust_files(idle_timeout_ms: &str) -> (Process, Vec<Connection>) {
+    let service = ProcessBuilder::new("sh")
+        .args(["-c", r#"ulimit -n 256 && exec "$0""#, env!("CARGO_BIN_EXE_service-a")])
+        .env("IDLE_TIMEOUT_MS", idle_timeout_ms)
+        .env("SHUTDOWN_TIMEOUT_MS", ONE_HOUR_MS)
+        .serve();
+    let open = |_| {
+        let mut connection = Connection::open(service.address());
+        connection.send(b"GET /echo HTTP/1.1\r\nHo");
+        connection
+    };
+    let connections = (0..300).map(open).collect();
+    service.wait_for_message("cannot accept connections");
+    (service, connections)
+}
+
+#[cfg(unix)]
+#[test]
+fn file_limit_does_not_block_shutdown() {
+    let (service, _connections) = exhaust_files(ONE_HOUR_MS);
+    let exit = service.stop();
+    assert_eq!(exit.code, Some(0));
+    assert!(!exit.stdout.iter().any(|line| line.contains("aborting requests")), "{exit:?}");
+}
+
+/// Clients that send no complete headers occupy all files for no longer than the idle timeout.
+#[cfg(unix)]
+#[test]
+fn file_limit_blocks_until_idle_timeout() {
+    let (service, _connections) = exhaust_files("1000");
+    assert_eq!(service.get("/health").status, 200);
 }
 
 #[test]

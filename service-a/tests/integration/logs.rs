@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use testkit::http::{Connection, Request};
-use testkit::{Process, ReservedPort, Stdout, wait_until};
+use testkit::{
+    LogLine, Process, ProcessBuilder, ReservedPort, Stdout, http, prometheus, wait_until,
+};
 
 use crate::{service_a, service_a_with_faults};
 
@@ -130,9 +132,57 @@ fn closed_stdout_drops_lines() {
     assert_stdout_drops_lines(Stdout::CloseAfterFirstLine, "write_failed");
 }
 
+/// A write that fails in the middle of a line ends that line before the next one, once there is space again.
+/// The size limit neither ends nor slows the service.
+#[cfg(target_os = "linux")]
+#[test]
+fn file_size_limit_drops_lines() {
+    const LIMIT: usize = 4096;
+    let path = std::env::temp_dir().join(format!("file-size-limit-{}", std::process::id()));
+    std::fs::write(&path, "").unwrap();
+    let address = ReservedPort::bind().release();
+    let service = ProcessBuilder::new("sh")
+        .args(["-c", r#"exec prlimit --fsize="$1":unlimited "$2" >>"$3""#, "sh"])
+        .arg(LIMIT.to_string())
+        .arg(env!("CARGO_BIN_EXE_service-a"))
+        .arg(&path)
+        .env("LISTEN_ADDR", address.to_string())
+        .start();
+    let log = || std::fs::read_to_string(&path).unwrap();
+    wait_until("the first line", || log().contains("listening"));
+    let lost = || {
+        let page = prometheus::Page::parse(http::get(address, "/metrics").text());
+        page.value("log_lines_lost_total", &[("error_type", "write_failed")]).unwrap()
+    };
+    let mut requests = 0;
+    while lost() == 0.0 {
+        assert_eq!(http::get(address, "/echo").status, 200);
+        requests += 1;
+    }
+    let written = log().matches('\n').count();
+    wait_until("each line to be written or counted", || {
+        written as f64 + lost() == f64::from(requests) + 1.0
+    });
+    assert_eq!(log().len(), LIMIT);
+
+    let pid = service.id().to_string();
+    let raise = ProcessBuilder::new("prlimit").args(["--fsize=unlimited", "--pid", &pid]);
+    assert_eq!(raise.run_to_exit().code, Some(0));
+    let response = http::get(address, "/echo");
+    wait_until("the line of a request", || log().contains(response.trace_id()));
+    let log = log();
+    let (torn, rest) = log.split_at(log[..LIMIT].rfind('\n').unwrap() + 1);
+    println!("{requests} requests, {} lines lost, the rest is {rest:?}", lost());
+    let line = LogLine::parse(rest.lines().last().unwrap());
+    assert_eq!((&line["trace_id"], line.keys()[0]), (response.trace_id(), "ts"));
+    assert!(log[..LIMIT].ends_with('\n') || rest.lines().count() == 2, "{torn}{rest}");
+    assert_eq!(service.stop().code, Some(0));
+    std::fs::remove_file(&path).unwrap();
+}
+
 /// Checks that stdout delays neither requests nor the shutdown and that dropped lines are counted.
 fn assert_stdout_drops_lines(stdout: Stdout, reason: &str) {
-    let service = service_a().stdout(stdout).env("SHUTDOWN_TIMEOUT_MS", "2000").serve();
+    let service = service_a().stdout(stdout).env("SHUTDOWN_TIMEOUT_MS", "3600000").serve();
     let mut connection = Connection::open(service.address());
     let batch = Request::new("GET", "/echo?msg=hello").to_bytes().repeat(100);
     let dropped = [("error_type", reason)];

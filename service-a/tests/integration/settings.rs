@@ -1,6 +1,7 @@
 //! Settings from flags and environment variables.
 
 use testkit::http::Request;
+use testkit::{FakeServer, Reply};
 
 use crate::service_a;
 
@@ -57,6 +58,26 @@ fn all_invalid_settings_are_reported() {
     }
     assert!(message.contains("OTEL_EXPORTER_OTLP_ENDPOINT"), "{message}");
     assert!(!message.contains("perhaps"), "value in the message: {message}");
+}
+
+/// Empty directives of the log filter do not change it.
+#[test]
+fn empty_log_directive_is_ignored() {
+    for filter in ["info,", ",info", "off, ,observability = info", ","] {
+        service_a().env("RUST_LOG", filter).serve();
+    }
+}
+
+/// A misspelled level does not disable the log.
+#[test]
+fn invalid_log_filter_names_variable() {
+    for filter in ["inof", "info,access=wran", "info=access", "info,access=", "info,a=b=info"] {
+        let exit = service_a().env("RUST_LOG", filter).run_to_exit();
+        assert_eq!((exit.code, exit.stdout.len()), (Some(2), 0), "{filter}: {exit:?}");
+        let message = exit.stderr.join("\n");
+        assert!(message.contains("RUST_LOG (--rust-log): expected"), "{message}");
+        assert!(!message.contains(filter), "value in the message: {message}");
+    }
 }
 
 #[test]
@@ -131,4 +152,18 @@ fn ineffective_otel_variables_are_warned_of() {
     service.wait_for_message("OTEL_METRICS_EXPORTER: only prometheus or none is supported");
     let output = service.stop();
     assert!(!output.stdout.join("").contains("secret"), "{output:?}");
+}
+
+/// The probe ends although each byte of the response arrives in time.
+#[test]
+fn slow_peer_fails_health_check() {
+    let body = Reply::start_of(1 << 20, "");
+    let stalled = FakeServer::start(Reply::Stall(body.clone()));
+    let trickling = FakeServer::start(Reply::SlowBody(body));
+    for peer in [&trickling, &stalled] {
+        let check = service_a().env("LISTEN_ADDR", peer.address().to_string());
+        let exit = check.arg("--health-check").run_to_exit();
+        assert_eq!(exit.code, Some(1));
+        assert!(exit.stderr[0].contains("no complete response within 2s"), "{exit:?}");
+    }
 }
