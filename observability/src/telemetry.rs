@@ -98,8 +98,7 @@ impl TelemetryBuilder {
     /// # Errors
     /// Those of [`init`].
     pub fn init(self) -> Result<Telemetry, Error> {
-        let service = self.service;
-        let mut otel = read_otel(service)?;
+        let mut otel = read_otel(self.service)?;
         if tracing::dispatcher::has_been_set() {
             return Err(Error::AlreadyInitialized);
         }
@@ -108,9 +107,7 @@ impl TelemetryBuilder {
         if LogTracer::init_with_filter(max_level.as_log().to_level_filter()).is_err() {
             otel.warnings.push(OTHER_LOGGER.to_owned());
         }
-        let telemetry = Telemetry::new(self, otel, io::stdout(), |otel, metrics| {
-            Traces::start(&service, otel, metrics)
-        })?;
+        let telemetry = self.build(otel)?;
         tracing::subscriber::set_global_default(telemetry.subscriber())
             .map_err(|_| Error::AlreadyInitialized)?;
         if metrics::set_global_recorder(telemetry.recorder()).is_err() {
@@ -132,8 +129,13 @@ impl TelemetryBuilder {
     /// # Errors
     /// Those of [`Telemetry::start`].
     pub fn start(self) -> Result<Telemetry, Error> {
+        let otel = read_otel(self.service)?;
+        self.build(otel)
+    }
+
+    fn build(self, otel: OtelConfig) -> Result<Telemetry, Error> {
         let service = self.service;
-        Telemetry::new(self, read_otel(service)?, io::stdout(), |otel, metrics| {
+        Telemetry::new(self, otel, io::stdout(), |otel, metrics| {
             Traces::start(&service, otel, metrics)
         })
     }
