@@ -107,7 +107,7 @@ impl TelemetryBuilder {
         if LogTracer::init_with_filter(max_level.as_log().to_level_filter()).is_err() {
             otel.warnings.push(OTHER_LOGGER.to_owned());
         }
-        let telemetry = self.start_with(otel)?;
+        let telemetry = self.build(otel)?;
         tracing::subscriber::set_global_default(telemetry.subscriber())
             .map_err(|_| Error::AlreadyInitialized)?;
         if metrics::set_global_recorder(telemetry.recorder()).is_err() {
@@ -130,10 +130,10 @@ impl TelemetryBuilder {
     /// Those of [`Telemetry::start`].
     pub fn start(self) -> Result<Telemetry, Error> {
         let otel = read_otel(self.service)?;
-        self.start_with(otel)
+        self.build(otel)
     }
 
-    fn start_with(self, otel: OtelConfig) -> Result<Telemetry, Error> {
+    fn build(self, otel: OtelConfig) -> Result<Telemetry, Error> {
         let service = self.service;
         let stdout = unbuffered_stdout().map_err(|error| Error::telemetry("stdout", error))?;
         Telemetry::new(self, otel, stdout, |otel, metrics| Traces::start(&service, otel, metrics))
