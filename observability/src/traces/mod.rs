@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, SpanExporter};
+use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
 use tokio::runtime::Runtime;
 use tracing::Subscriber;
 use tracing_opentelemetry::OpenTelemetryLayer;
@@ -20,10 +20,11 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Layer, Registry};
 
 use crate::config::{BatchConfig, OtelConfig, OtlpConfig, Protocol, ServiceInfo};
+use crate::http::redact_url;
 use crate::logs::{LogLayer, Logger};
 use crate::metrics::Metrics;
 
-use otlp::{GrpcExporter, HttpExporter, PartialSuccess};
+use otlp::{GrpcExporter, HttpExporter};
 use processor::BatchSpanProcessor;
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -106,20 +107,18 @@ fn start_exporter(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // The processor's own timeout expires first and names the reason. This one is a safeguard.
     let timeout = batch.export_timeout + Duration::from_secs(1);
-    let partial_success = PartialSuccess::default();
     let (metrics, batch) = (Arc::clone(metrics), batch.clone());
+    let url = redact_url(&otlp.endpoint.parse()?);
     match otlp.protocol {
         Protocol::Grpc => {
-            let build = || GrpcExporter::new(otlp, timeout, partial_success.clone());
-            let (runtime, mut exporter) = build_on_runtime(runtime, build)?;
-            exporter.set_resource(resource);
-            Ok(BatchSpanProcessor::start(exporter, partial_success, runtime, batch, metrics)?)
+            let build = || GrpcExporter::new(otlp, timeout, resource);
+            let (runtime, exporter) = build_on_runtime(runtime, build)?;
+            Ok(BatchSpanProcessor::start(exporter, url, runtime, batch, metrics)?)
         }
         Protocol::HttpProtobuf => {
-            let build = || HttpExporter::new(otlp, timeout, partial_success.clone());
-            let (runtime, mut exporter) = build_on_runtime(runtime, build)?;
-            exporter.set_resource(resource);
-            Ok(BatchSpanProcessor::start(exporter, partial_success, runtime, batch, metrics)?)
+            let build = || HttpExporter::new(otlp, timeout, resource);
+            let (runtime, exporter) = build_on_runtime(runtime, build)?;
+            Ok(BatchSpanProcessor::start(exporter, url, runtime, batch, metrics)?)
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Batch span processor: a bounded queue, and one thread with a runtime that exports it.
 //!
-//! A full queue drops the newest span. Each sampled span ends in exactly one counter of
+//! A batch stays in the queue until the backend has accepted or refused it. The queue is bounded in spans
+//! and in bytes, and drops the newest span if it is full. Each sampled span ends in exactly one counter of
 //! [`SpanMetrics`](crate::metrics::SpanMetrics).
 //!
 //! The thread does not share the service's runtime, so that a service with one worker thread can wait
@@ -15,19 +16,33 @@ use std::time::Duration;
 
 use opentelemetry::Context;
 use opentelemetry::trace::Status;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTracePartialSuccess;
 use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
-use opentelemetry_sdk::trace::{Span, SpanData, SpanExporter, SpanProcessor};
+use opentelemetry_sdk::trace::{Span, SpanData, SpanProcessor};
 use parking_lot::Mutex;
 use tokio::runtime::Runtime;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::otlp::PartialSuccess;
+use super::otlp::{SendError, SpanTransport, encode, rejected_spans};
 use crate::config::BatchConfig;
 use crate::metrics::{ExportFailure, Metrics};
 
 /// Minimum interval between warnings about a failing backend.
 const WARN_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Maximum size of the queued spans. At the default capacity it is 16 KiB for each span.
+const MAX_QUEUE_BYTES: usize = 32 * 1024 * 1024;
+
+/// Maximum size of one export. Receivers accept 4 MiB by default, and the resource needs some of it.
+const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024 - 64 * 1024;
+
+/// Delay before the first retry. It doubles with each failure up to [`MAX_BACKOFF`].
+const MIN_BACKOFF: Duration = Duration::from_millis(100);
+const MAX_BACKOFF: Duration = Duration::from_secs(5);
+
+/// Maximum delay that a receiver may demand.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
 
 /// Handle to the queue. A clone shares it.
 #[derive(Clone)]
@@ -46,7 +61,12 @@ struct Shared {
 
 #[derive(Default)]
 struct Queue {
-    spans: VecDeque<SpanData>,
+    /// Spans with [`encode::max_size`].
+    spans: VecDeque<(SpanData, usize)>,
+    /// Sum of the sizes.
+    bytes: usize,
+    /// Number of spans that the full queue dropped since the last warning was considered.
+    dropped: u64,
     /// Number of sampled spans that have started and not ended.
     live: u64,
     is_closed: bool,
@@ -58,11 +78,11 @@ enum Command {
 }
 
 impl BatchSpanProcessor {
-    /// Starts the thread. `runtime` is the one in which `exporter` was built, and `partial_success` is
-    /// where the exporter puts the receiver's responses.
+    /// Starts the thread. `runtime` is the one in which `transport` was built, and `url` names the
+    /// receiver in the log.
     pub(super) fn start(
-        exporter: impl SpanExporter + 'static,
-        partial_success: PartialSuccess,
+        transport: impl SpanTransport + Send + 'static,
+        url: String,
         runtime: Runtime,
         config: BatchConfig,
         metrics: Arc<Metrics>,
@@ -77,11 +97,14 @@ impl BatchSpanProcessor {
         let (deadline, deadline_rx) = watch::channel(None);
         let worker = Worker {
             shared: Arc::clone(&shared),
-            exporter,
-            partial_success,
+            transport,
+            url,
             deadline: deadline_rx,
+            failures: 0,
+            retry_at: None,
             outage: OutageWarning::default(),
-            rejection: OutageWarning::default(),
+            queue_full: OutageWarning::default(),
+            drops: Default::default(),
         };
         thread::Builder::new()
             .name("span-export".to_owned())
@@ -158,30 +181,67 @@ impl Shared {
     }
 
     fn enqueue(&self, span: SpanData) {
+        let size = encode::max_size(&span);
         let mut queue = self.queue.lock();
         queue.live -= 1;
         if queue.is_closed {
             // Counted already, when the queue was closed or when the span started.
             return;
         }
-        if queue.spans.len() >= self.config.max_queue_size {
+        if queue.spans.len() >= self.config.max_queue_size || queue.bytes + size > MAX_QUEUE_BYTES {
+            queue.dropped += 1;
             drop(queue);
             return self.metrics.spans.queue_full();
         }
-        queue.spans.push_back(span);
-        let is_full = queue.spans.len().is_multiple_of(self.config.max_export_batch_size);
+        queue.spans.push_back((span, size));
+        queue.bytes += size;
+        let is_full = queue.spans.len().is_multiple_of(self.config.max_export_batch_size)
+            || queue.bytes / MAX_BATCH_BYTES > (queue.bytes - size) / MAX_BATCH_BYTES;
         drop(queue);
         if is_full {
             self.batch_is_full.notify_one();
         }
     }
 
-    /// Returns the oldest spans, at most one batch, if at least `min_len` are queued.
-    fn dequeue(&self, min_len: usize) -> Option<Vec<SpanData>> {
+    /// Returns a batch to the front of the queue, even if the queue is full meanwhile.
+    fn requeue(&self, batch: Vec<SpanData>) {
         let mut queue = self.queue.lock();
-        let queued = queue.spans.len();
-        let size = queued.min(self.config.max_export_batch_size);
-        (queued >= min_len).then(|| queue.spans.drain(..size).collect())
+        for span in batch.into_iter().rev() {
+            let size = encode::max_size(&span);
+            queue.bytes += size;
+            queue.spans.push_front((span, size));
+        }
+    }
+
+    /// Returns the oldest spans, at most one batch, or `None` if there is no span or `only_full` is set and
+    /// the batch is not full.
+    fn dequeue(&self, only_full: bool) -> Option<Vec<SpanData>> {
+        let max_len = self.config.max_export_batch_size;
+        let mut queue = self.queue.lock();
+        let is_full = queue.spans.len() >= max_len || queue.bytes >= MAX_BATCH_BYTES;
+        if queue.spans.is_empty() || (only_full && !is_full) {
+            return None;
+        }
+        let (mut len, mut bytes) = (0, 0);
+        for (_, size) in queue.spans.iter().take(max_len) {
+            // A span that is too large is sent alone because the receiver may have a higher limit.
+            if len > 0 && bytes + size > MAX_BATCH_BYTES {
+                break;
+            }
+            len += 1;
+            bytes += size;
+        }
+        queue.bytes -= bytes;
+        Some(queue.spans.drain(..len).map(|(span, _)| span).collect())
+    }
+
+    /// Drops what is left in the queue when the service stops.
+    fn clear(&self) {
+        let mut queue = self.queue.lock();
+        queue.bytes = 0;
+        let spans = std::mem::take(&mut queue.spans);
+        drop(queue);
+        self.metrics.spans.failed(spans.len() as u64, ExportFailure::Shutdown);
     }
 }
 
@@ -199,105 +259,171 @@ fn clear_status_of_events(span: &mut SpanData) {
     }
 }
 
-struct Worker<E> {
+struct Worker<T> {
     shared: Arc<Shared>,
-    exporter: E,
-    partial_success: PartialSuccess,
+    transport: T,
+    url: String,
     deadline: watch::Receiver<Option<Instant>>,
+    /// Number of attempts that have failed in a row.
+    failures: u32,
+    /// Time of the next attempt, while the backend fails.
+    retry_at: Option<Instant>,
     outage: OutageWarning,
-    rejection: OutageWarning,
+    queue_full: OutageWarning,
+    drops: [OutageWarning; ExportFailure::ALL.len()],
 }
 
-impl<E: SpanExporter> Worker<E> {
+impl<T: SpanTransport> Worker<T> {
     async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
         let shared = Arc::clone(&self.shared);
-        let mut next_export = Instant::now() + shared.config.schedule_delay;
+        let schedule_delay = shared.config.schedule_delay;
+        let mut next_export = Instant::now() + schedule_delay;
         loop {
             tokio::select! {
                 // Under load only full batches are exported. The rest waits for more spans or the schedule.
-                () = shared.batch_is_full.notified() => {
-                    self.drain(shared.config.max_export_batch_size).await;
+                () = shared.batch_is_full.notified(), if self.retry_at.is_none() => {
+                    self.drain(true).await;
                 }
-                () = sleep_until(next_export) => {
-                    self.drain(1).await;
-                    next_export = Instant::now() + shared.config.schedule_delay;
-                }
+                () = sleep_until(self.retry_at.unwrap_or(next_export)) => self.drain(false).await,
                 command = commands.recv() => match command {
                     Some(Command::Flush(done)) => {
-                        self.drain(1).await;
+                        self.drain(false).await;
                         let _ = done.send(());
                     }
                     Some(Command::Stop(done)) => {
-                        self.drain(1).await;
-                        let _ = self.exporter.shutdown();
+                        self.drain(false).await;
+                        shared.clear();
                         let _ = done.send(());
                     }
                     None => return,
                 },
             }
+            next_export = Instant::now() + schedule_delay;
+            self.warn_if_queue_was_full();
         }
     }
 
-    /// Exports batches while at least `min_len` spans are queued.
-    async fn drain(&mut self, min_len: usize) {
-        while let Some(batch) = self.shared.dequeue(min_len) {
+    /// Exports batches until the queue has none, or an attempt fails that is to be retried.
+    async fn drain(&mut self, only_full: bool) {
+        self.retry_at = None;
+        while let Some(batch) = self.shared.dequeue(only_full) {
             self.export(batch).await;
+            if self.retry_at.is_some() {
+                return;
+            }
         }
     }
 
+    /// Sends a batch, in parts if the receiver refuses its size. Returns it to the queue if it is to be
+    /// retried.
     async fn export(&mut self, batch: Vec<SpanData>) {
-        let size = batch.len() as u64;
-        let spans = &self.shared.metrics.spans;
-        spans.processed(size);
+        // The last part is the oldest.
+        let mut parts = vec![batch];
+        while let Some(mut part) = parts.pop() {
+            let size = part.len() as u64;
+            match self.send(&part).await {
+                Ok(partial) => self.record_success(size, partial),
+                Err(SendError::Retryable(delay, details)) => {
+                    parts.push(part);
+                    parts.into_iter().for_each(|part| self.shared.requeue(part));
+                    return self.retry_later(delay, &details);
+                }
+                Err(SendError::TooLarge(_)) if size > 1 => {
+                    let newer = part.split_off(part.len() / 2);
+                    parts.extend([newer, part]);
+                }
+                Err(SendError::TooLarge(details)) => {
+                    self.drop_spans(size, ExportFailure::TooLarge, &details);
+                }
+                Err(SendError::Permanent(details)) => {
+                    self.drop_spans(size, ExportFailure::Failed, &details);
+                }
+            }
+        }
+    }
+
+    async fn send(&mut self, batch: &[SpanData]) -> Result<ExportTracePartialSuccess, SendError> {
         let limit = self.shared.config.export_timeout;
-        let timed_out = |after| (ExportFailure::Timeout, format!("no response within {after:?}"));
-        let result = tokio::select! {
+        tokio::select! {
             biased;
-            result = timeout(limit, self.exporter.export(batch)) => match result {
-                Ok(Ok(())) => Ok(()),
-                Ok(Err(OTelSdkError::Timeout(after))) => Err(timed_out(after)),
-                Ok(Err(error)) => Err((ExportFailure::Failed, error.to_string())),
-                Err(_) => Err(timed_out(limit)),
-            },
+            result = timeout(limit, self.transport.send(batch)) => result.unwrap_or_else(|_| {
+                Err(SendError::Retryable(None, format!("no response within {limit:?}")))
+            }),
             () = deadline_elapsed(&mut self.deadline) => {
-                Err((ExportFailure::Shutdown, "the service stopped first".to_owned()))
+                Err(SendError::Retryable(None, "the service stopped first".to_owned()))
             }
-        };
-        match result {
-            Ok(()) => {
-                let (rejected, details) = self.partial_success.take(size);
-                spans.exported(size - rejected);
-                if self.outage.recovered() {
-                    tracing::info!(target: "observability", "span export recovered");
-                }
-                if rejected == 0 {
-                    self.rejection.recovered();
-                    return;
-                }
-                let reason = ExportFailure::Rejected;
-                spans.failed(rejected, reason);
-                if self.rejection.should_warn() {
-                    let reason = reason.as_str();
-                    tracing::warn!(
-                        target: "observability",
-                        reason,
-                        details,
-                        "backend rejected spans"
-                    );
-                }
+        }
+    }
+
+    fn record_success(&mut self, size: u64, partial: ExportTracePartialSuccess) {
+        let (rejected, details) = rejected_spans(partial, size);
+        let spans = &self.shared.metrics.spans;
+        spans.processed(size - rejected);
+        spans.exported(size - rejected);
+        self.failures = 0;
+        let warned =
+            [self.outage.recovered(), self.drops[ExportFailure::Failed as usize].recovered()];
+        if warned.contains(&true) {
+            tracing::info!(target: "observability", "span export recovered");
+        }
+        if rejected > 0 {
+            self.drop_spans(rejected, ExportFailure::Rejected, &details);
+        } else {
+            self.drops[ExportFailure::Rejected as usize].recovered();
+        }
+    }
+
+    /// Schedules the next attempt with exponential backoff and jitter, but not before `min_delay`.
+    fn retry_later(&mut self, min_delay: Option<Duration>, details: &str) {
+        let backoff = MIN_BACKOFF.saturating_mul(1 << self.failures.min(10)).min(MAX_BACKOFF);
+        let backoff = backoff.mul_f64(rand::random_range(0.5..=1.0));
+        let min_delay = min_delay.unwrap_or_default().min(MAX_RETRY_AFTER);
+        self.failures = self.failures.saturating_add(1);
+        self.retry_at = Some(Instant::now() + backoff.max(min_delay));
+        if self.outage.should_warn() {
+            let url = &*self.url;
+            tracing::warn!(target: "observability", url, details, "span export failed, retrying");
+        }
+    }
+
+    /// Counts spans that the receiver refused.
+    fn drop_spans(&mut self, count: u64, reason: ExportFailure, details: &str) {
+        self.failures = 0;
+        let spans = &self.shared.metrics.spans;
+        spans.processed(count);
+        spans.failed(count, reason);
+        if !self.drops[reason as usize].should_warn() {
+            return;
+        }
+        let (url, name) = (&*self.url, reason.as_str());
+        match reason {
+            ExportFailure::Rejected => {
+                tracing::warn!(
+                    target: "observability", reason = name, url, details, "backend rejected spans"
+                );
             }
-            Err((reason, details)) => {
-                spans.failed(size, reason);
-                if self.outage.should_warn() {
-                    let reason = reason.as_str();
-                    tracing::warn!(
-                        target: "observability",
-                        reason,
-                        details,
-                        "span export failed, dropping spans until the backend recovers"
-                    );
-                }
+            ExportFailure::TooLarge => {
+                tracing::warn!(
+                    target: "observability", reason = name, url, details, "span is too large, dropped"
+                );
             }
+            ExportFailure::Failed | ExportFailure::Shutdown => tracing::warn!(
+                target: "observability",
+                reason = name,
+                url,
+                details,
+                "span export failed, dropping spans until the backend recovers"
+            ),
+        }
+    }
+
+    fn warn_if_queue_was_full(&mut self) {
+        let dropped = std::mem::take(&mut self.shared.queue.lock().dropped);
+        if dropped == 0 {
+            self.queue_full.recovered();
+        } else if self.queue_full.should_warn() {
+            let reason = "queue_full";
+            tracing::warn!(target: "observability", reason, "span queue is full, dropping spans");
         }
     }
 }
