@@ -3,6 +3,7 @@
 mod otlp;
 mod processor;
 pub mod propagation;
+mod queue;
 
 use std::error::Error;
 use std::sync::Arc;

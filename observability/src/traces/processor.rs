@@ -7,7 +7,6 @@
 //! The thread does not share the service's runtime, so that a service with one worker thread can wait
 //! for a flush, and a slow backend delays no request. See docs/adr/0002-dedicated-export-runtime.md.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::sync::{Arc, mpsc as std_mpsc};
@@ -19,23 +18,17 @@ use opentelemetry::trace::Status;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTracePartialSuccess;
 use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 use opentelemetry_sdk::trace::{Span, SpanData, SpanProcessor};
-use parking_lot::Mutex;
 use tokio::runtime::Runtime;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::otlp::{SendError, SpanTransport, encode, rejected_spans};
+use super::otlp::{SendError, SpanTransport, rejected_spans};
+use super::queue::SpanQueue;
 use crate::config::BatchConfig;
 use crate::metrics::{ExportFailure, Metrics};
 
 /// Minimum interval between warnings about a failing backend.
 const WARN_INTERVAL: Duration = Duration::from_secs(60);
-
-/// Maximum size of the queued spans. At the default capacity it is 16 KiB for each span.
-const MAX_QUEUE_BYTES: usize = 32 * 1024 * 1024;
-
-/// Maximum size of one export. Receivers accept 4 MiB by default, and the resource needs some of it.
-const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024 - 64 * 1024;
 
 /// Delay before the first retry. It doubles with each failure up to [`MAX_BACKOFF`].
 const MIN_BACKOFF: Duration = Duration::from_millis(100);
@@ -47,29 +40,9 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
 /// Handle to the queue. A clone shares it.
 #[derive(Clone)]
 pub(crate) struct BatchSpanProcessor {
-    shared: Arc<Shared>,
+    queue: Arc<SpanQueue>,
     commands: mpsc::UnboundedSender<Command>,
     deadline: Arc<watch::Sender<Option<Instant>>>,
-}
-
-struct Shared {
-    queue: Mutex<Queue>,
-    batch_is_full: Notify,
-    config: BatchConfig,
-    metrics: Arc<Metrics>,
-}
-
-#[derive(Default)]
-struct Queue {
-    /// Spans with [`encode::max_size`].
-    spans: VecDeque<(SpanData, usize)>,
-    /// Sum of the sizes.
-    bytes: usize,
-    /// Number of spans that the full queue dropped since the last warning was considered.
-    dropped: u64,
-    /// Number of sampled spans that have started and not ended.
-    live: u64,
-    is_closed: bool,
 }
 
 enum Command {
@@ -87,35 +60,30 @@ impl BatchSpanProcessor {
         config: BatchConfig,
         metrics: Arc<Metrics>,
     ) -> io::Result<Self> {
-        let shared = Arc::new(Shared {
-            queue: Mutex::default(),
-            batch_is_full: Notify::new(),
-            config,
-            metrics,
-        });
+        let queue = Arc::new(SpanQueue::new(config, metrics));
         let (commands, command_rx) = mpsc::unbounded_channel();
         let (deadline, deadline_rx) = watch::channel(None);
         let worker = Worker {
-            shared: Arc::clone(&shared),
+            queue: Arc::clone(&queue),
             transport,
             url,
             deadline: deadline_rx,
             failures: 0,
             retry_at: None,
             outage: OutageWarning::default(),
-            queue_full: OutageWarning::default(),
+            full_queue: OutageWarning::default(),
             drops: Default::default(),
         };
         thread::Builder::new()
             .name("span-export".to_owned())
             .spawn(move || runtime.block_on(worker.run(command_rx)))?;
-        Ok(Self { shared, commands, deadline: Arc::new(deadline) })
+        Ok(Self { queue, commands, deadline: Arc::new(deadline) })
     }
 
     /// Closes the queue and exports the queued spans within `limit`. Spans that have not ended are counted
     /// as dropped. Returns `true` if all were exported or counted in time. Blocks the calling thread.
     pub(crate) fn stop(&self, limit: Duration) -> bool {
-        self.shared.close();
+        self.queue.close();
         self.deadline.send_replace(Some(Instant::now() + limit));
         // The worker responds at the deadline. The margin is for a machine under load.
         self.request(Command::Stop, limit + Duration::from_secs(1))
@@ -134,7 +102,7 @@ impl BatchSpanProcessor {
 impl fmt::Debug for BatchSpanProcessor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BatchSpanProcessor")
-            .field("config", &self.shared.config)
+            .field("config", &self.queue.config)
             .finish_non_exhaustive()
     }
 }
@@ -142,106 +110,24 @@ impl fmt::Debug for BatchSpanProcessor {
 impl SpanProcessor for BatchSpanProcessor {
     fn on_start(&self, span: &mut Span, _: &Context) {
         if opentelemetry::trace::Span::span_context(span).is_sampled() {
-            self.shared.start();
+            self.queue.start();
         }
     }
 
     fn on_end(&self, mut span: SpanData) {
         if span.span_context.is_sampled() {
             clear_status_of_events(&mut span);
-            self.shared.enqueue(span);
+            self.queue.enqueue(span);
         }
     }
 
     fn force_flush(&self) -> OTelSdkResult {
-        let limit = self.shared.config.export_timeout;
+        let limit = self.queue.config.export_timeout;
         if self.request(Command::Flush, limit) { Ok(()) } else { Err(OTelSdkError::Timeout(limit)) }
     }
 
     fn shutdown_with_timeout(&self, limit: Duration) -> OTelSdkResult {
         if self.stop(limit) { Ok(()) } else { Err(OTelSdkError::Timeout(limit)) }
-    }
-}
-
-impl Shared {
-    fn start(&self) {
-        self.metrics.spans.started();
-        let mut queue = self.queue.lock();
-        queue.live += 1;
-        if queue.is_closed {
-            self.metrics.spans.failed(1, ExportFailure::Shutdown);
-        }
-    }
-
-    fn close(&self) {
-        let mut queue = self.queue.lock();
-        if !std::mem::replace(&mut queue.is_closed, true) {
-            self.metrics.spans.failed(queue.live, ExportFailure::Shutdown);
-        }
-    }
-
-    fn enqueue(&self, span: SpanData) {
-        let size = encode::max_size(&span);
-        let mut queue = self.queue.lock();
-        queue.live -= 1;
-        if queue.is_closed {
-            // Counted already, when the queue was closed or when the span started.
-            return;
-        }
-        if queue.spans.len() >= self.config.max_queue_size || queue.bytes + size > MAX_QUEUE_BYTES {
-            queue.dropped += 1;
-            drop(queue);
-            return self.metrics.spans.queue_full();
-        }
-        queue.spans.push_back((span, size));
-        queue.bytes += size;
-        let is_full = queue.spans.len().is_multiple_of(self.config.max_export_batch_size)
-            || queue.bytes / MAX_BATCH_BYTES > (queue.bytes - size) / MAX_BATCH_BYTES;
-        drop(queue);
-        if is_full {
-            self.batch_is_full.notify_one();
-        }
-    }
-
-    /// Returns a batch to the front of the queue, even if the queue is full meanwhile.
-    fn requeue(&self, batch: Vec<SpanData>) {
-        let mut queue = self.queue.lock();
-        for span in batch.into_iter().rev() {
-            let size = encode::max_size(&span);
-            queue.bytes += size;
-            queue.spans.push_front((span, size));
-        }
-    }
-
-    /// Returns the oldest spans, at most one batch, or `None` if there is no span or `only_full` is set and
-    /// the batch is not full.
-    fn dequeue(&self, only_full: bool) -> Option<Vec<SpanData>> {
-        let max_len = self.config.max_export_batch_size;
-        let mut queue = self.queue.lock();
-        let is_full = queue.spans.len() >= max_len || queue.bytes >= MAX_BATCH_BYTES;
-        if queue.spans.is_empty() || (only_full && !is_full) {
-            return None;
-        }
-        let (mut len, mut bytes) = (0, 0);
-        for (_, size) in queue.spans.iter().take(max_len) {
-            // A span that is too large is sent alone because the receiver may have a higher limit.
-            if len > 0 && bytes + size > MAX_BATCH_BYTES {
-                break;
-            }
-            len += 1;
-            bytes += size;
-        }
-        queue.bytes -= bytes;
-        Some(queue.spans.drain(..len).map(|(span, _)| span).collect())
-    }
-
-    /// Drops what is left in the queue when the service stops.
-    fn clear(&self) {
-        let mut queue = self.queue.lock();
-        queue.bytes = 0;
-        let spans = std::mem::take(&mut queue.spans);
-        drop(queue);
-        self.metrics.spans.failed(spans.len() as u64, ExportFailure::Shutdown);
     }
 }
 
@@ -260,7 +146,7 @@ fn clear_status_of_events(span: &mut SpanData) {
 }
 
 struct Worker<T> {
-    shared: Arc<Shared>,
+    queue: Arc<SpanQueue>,
     transport: T,
     url: String,
     deadline: watch::Receiver<Option<Instant>>,
@@ -269,19 +155,19 @@ struct Worker<T> {
     /// Time of the next attempt, while the backend fails.
     retry_at: Option<Instant>,
     outage: OutageWarning,
-    queue_full: OutageWarning,
+    full_queue: OutageWarning,
     drops: [OutageWarning; ExportFailure::ALL.len()],
 }
 
 impl<T: SpanTransport> Worker<T> {
     async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
-        let shared = Arc::clone(&self.shared);
-        let schedule_delay = shared.config.schedule_delay;
+        let queue = Arc::clone(&self.queue);
+        let schedule_delay = queue.config.schedule_delay;
         let mut next_export = Instant::now() + schedule_delay;
         loop {
             tokio::select! {
                 // Under load only full batches are exported. The rest waits for more spans or the schedule.
-                () = shared.batch_is_full.notified(), if self.retry_at.is_none() => {
+                () = queue.batch_is_full.notified(), if self.retry_at.is_none() => {
                     self.drain(true).await;
                 }
                 () = sleep_until(self.retry_at.unwrap_or(next_export)) => self.drain(false).await,
@@ -292,7 +178,7 @@ impl<T: SpanTransport> Worker<T> {
                     }
                     Some(Command::Stop(done)) => {
                         self.drain(false).await;
-                        shared.clear();
+                        queue.clear();
                         let _ = done.send(());
                     }
                     None => return,
@@ -306,7 +192,7 @@ impl<T: SpanTransport> Worker<T> {
     /// Exports batches until the queue has none, or an attempt fails that is to be retried.
     async fn drain(&mut self, only_full: bool) {
         self.retry_at = None;
-        while let Some(batch) = self.shared.dequeue(only_full) {
+        while let Some(batch) = self.queue.dequeue(only_full) {
             self.export(batch).await;
             if self.retry_at.is_some() {
                 return;
@@ -325,7 +211,7 @@ impl<T: SpanTransport> Worker<T> {
                 Ok(partial) => self.record_success(size, partial),
                 Err(SendError::Retryable(delay, details)) => {
                     parts.push(part);
-                    parts.into_iter().for_each(|part| self.shared.requeue(part));
+                    parts.into_iter().for_each(|part| self.queue.requeue(part));
                     return self.retry_later(delay, &details);
                 }
                 Err(SendError::TooLarge(_)) if size > 1 => {
@@ -343,7 +229,7 @@ impl<T: SpanTransport> Worker<T> {
     }
 
     async fn send(&mut self, batch: &[SpanData]) -> Result<ExportTracePartialSuccess, SendError> {
-        let limit = self.shared.config.export_timeout;
+        let limit = self.queue.config.export_timeout;
         tokio::select! {
             biased;
             result = timeout(limit, self.transport.send(batch)) => result.unwrap_or_else(|_| {
@@ -357,7 +243,7 @@ impl<T: SpanTransport> Worker<T> {
 
     fn record_success(&mut self, size: u64, partial: ExportTracePartialSuccess) {
         let (rejected, details) = rejected_spans(partial, size);
-        let spans = &self.shared.metrics.spans;
+        let spans = &self.queue.metrics.spans;
         spans.processed(size - rejected);
         spans.exported(size - rejected);
         self.failures = 0;
@@ -389,7 +275,7 @@ impl<T: SpanTransport> Worker<T> {
     /// Counts spans that the receiver refused.
     fn drop_spans(&mut self, count: u64, reason: ExportFailure, details: &str) {
         self.failures = 0;
-        let spans = &self.shared.metrics.spans;
+        let spans = &self.queue.metrics.spans;
         spans.processed(count);
         spans.failed(count, reason);
         if !self.drops[reason as usize].should_warn() {
@@ -418,10 +304,10 @@ impl<T: SpanTransport> Worker<T> {
     }
 
     fn warn_if_queue_was_full(&mut self) {
-        let dropped = std::mem::take(&mut self.shared.queue.lock().dropped);
+        let dropped = self.queue.take_dropped();
         if dropped == 0 {
-            self.queue_full.recovered();
-        } else if self.queue_full.should_warn() {
+            self.full_queue.recovered();
+        } else if self.full_queue.should_warn() {
             let reason = "queue_full";
             tracing::warn!(target: "observability", reason, "span queue is full, dropping spans");
         }
