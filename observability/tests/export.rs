@@ -48,10 +48,7 @@ fn dropped(page: &Page) -> f64 {
 fn outage_loses_no_queued_span() {
     for protocol in PROTOCOLS {
         let port = ReservedPort::bind();
-        let service = service(protocol, port.url())
-            .env("OTEL_BSP_SCHEDULE_DELAY", "10")
-            .env("OTEL_BSP_EXPORT_TIMEOUT", "100")
-            .serve();
+        let service = service(protocol, port.url()).env("OTEL_BSP_SCHEDULE_DELAY", "10").serve();
         send_requests(&service, 100);
         service.wait_for_message(RETRYING);
         send_requests(&service, 100);
