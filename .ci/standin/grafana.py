@@ -1,14 +1,15 @@
 """Stand-in for Grafana if no container registry can be reached.
 
-It reads the provisioning files with Grafana's user id, calls the data sources from inside the network, and
-serves the three API calls that tests/deploy/stack.py makes. It renders nothing: stack.py sends the query of
-each panel to Prometheus itself.
+It reads the provisioning files with Grafana's user id and replaces their variables, calls the data sources from inside
+the network, and serves the API calls that tests/deploy/stack.py makes. It renders nothing: stack.py sends the query
+of each panel to Prometheus itself.
 """
 
 import http.server
 import json
 import os
 import pathlib
+import re
 import signal
 import time
 import urllib.request
@@ -19,16 +20,27 @@ PROVISIONING = pathlib.Path("/etc/grafana/provisioning")
 DATA = pathlib.Path("/var/lib/grafana")
 
 
+def expand(value):
+    """Replaces `$NAME` by the environment variable, and `$$` by `$`, in all texts of a provisioning file, as Grafana does."""
+    if isinstance(value, dict):
+        return {key: expand(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [expand(item) for item in value]
+    if isinstance(value, str):
+        return re.sub(r"\$(?:(\$)|(\w+))", lambda m: m[1] or os.environ[m[2]], value)
+    return value
+
+
 def load_provisioning():
     """Returns the data sources and the dashboards by their uid."""
     sources, dashboards = {}, {}
     for path in sorted((PROVISIONING / "datasources").glob("*.y*ml")):
-        for source in yaml.safe_load(path.read_text())["datasources"]:
+        for source in expand(yaml.safe_load(path.read_text()))["datasources"]:
             if source["uid"] in sources:
                 raise ValueError(f"duplicate data source {source['uid']}")
             sources[source["uid"]] = source
     for path in sorted((PROVISIONING / "dashboards").glob("*.y*ml")):
-        for provider in yaml.safe_load(path.read_text())["providers"]:
+        for provider in expand(yaml.safe_load(path.read_text()))["providers"]:
             files = sorted(pathlib.Path(provider["options"]["path"]).glob("**/*.json"))
             if not files:
                 raise ValueError(f"no dashboards in {provider['options']['path']}")
@@ -58,6 +70,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 status, body = 200, {"database": "ok", "standin": True, "starts": len(STARTS)}
             elif self.path.startswith("/api/search"):
                 status, body = 200, [{"uid": u, "title": d["title"], "type": "dash-db"} for u, d in dashboards.items()]
+            elif self.path.startswith("/api/datasources/uid/") and uid in sources:
+                status, body = 200, sources[uid]
             elif self.path.startswith("/api/dashboards/uid/") and uid in dashboards:
                 status, body = 200, {"dashboard": dashboards[uid], "meta": {"provisioned": True}}
             else:

@@ -42,7 +42,7 @@ the lab starts no Jaeger. `lab jaeger` starts the embedded Jaeger alone.
 The services read their other settings from the environment (cargo run -p service-b -- --help):
   SERVICE_A_TIMEOUT_MS, SERVICE_A_CONNECT_RETRIES, SERVICE_A_BREAKER_FAILURES,
   MAX_CONCURRENT_REQUESTS, IDLE_TIMEOUT_MS, SHUTDOWN_TIMEOUT_MS, DRAIN_DELAY_MS,
-  LOG_FORMAT, RUST_LOG, OTEL_*";
+  METRICS_SERIES_LIMIT, LOG_FORMAT, RUST_LOG, OTEL_*";
 
 impl Args {
     /// Parses a command line and the environment.

@@ -59,7 +59,10 @@ impl ServiceInfo {
         let matches = parse_command(self.command::<T>(), args, lookup, errors)?;
         if matches.get_flag(HEALTH_CHECK) {
             let config = Config::from_arg_matches(&matches)?;
-            health_check(config.admin_addr.unwrap_or(config.listen_addr))?;
+            health_check(
+                config.admin_addr.as_ref().unwrap_or(&config.listen_addr),
+                self.admin_prefix,
+            )?;
             return Err(Error::Finished(String::new()));
         }
         Ok(T::from_arg_matches(&matches)?)

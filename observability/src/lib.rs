@@ -50,17 +50,20 @@ mod hex;
 mod http;
 pub mod logs;
 pub mod metrics;
+mod readiness;
 pub mod server;
 mod telemetry;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod traces;
 
 pub use cli::parse;
 pub use client::{CallError, RequestBuilderExt};
 pub use config::{Config, ServiceInfo};
-pub use error::{Error, ErrorKind, Failure, exit_code};
+pub use error::{Error, ErrorKind, Failure, GrpcStatus, exit_code};
 /// Client whose calls are traced and measured; see [`Telemetry::client`].
 pub use reqwest_middleware::ClientWithMiddleware as Client;
-pub use server::current_trace_id;
+pub use server::{LongLived, current_trace_id, record};
 pub use telemetry::{Telemetry, init};
 
 /// Runs the main task of a service on a multi-threaded runtime, prints its error, and returns the exit

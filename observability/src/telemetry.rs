@@ -7,30 +7,45 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use opentelemetry::trace::SpanContext;
-use opentelemetry_sdk::trace::Sampler;
-use tracing::Subscriber;
+use opentelemetry::trace::noop::NoopTracerProvider;
+use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider};
+use tracing::{Level, Subscriber};
+use tracing_log::{AsLog, LogTracer};
+use tracing_subscriber::Layer;
+use tracing_subscriber::registry::LookupSpan;
 
 use crate::config::{Config, OtelConfig, ServiceInfo};
 use crate::error::Error;
 use crate::logs::{Logger, NonBlockingWriter};
 use crate::metrics::Metrics;
-use crate::traces::propagation::TraceContextPropagator;
-use crate::traces::{self, Traces};
+use crate::readiness::ReadinessChecks;
+use crate::traces::propagation::text_map_propagator;
+use crate::traces::{self, BoxError, Traces};
 
 /// Maximum share of the shutdown that is reserved for writing the last log lines.
 const MAX_LOG_FLUSH: Duration = Duration::from_millis(500);
+
+/// Warning if the process has a logger of the crate `log`.
+const OTHER_LOGGER: &str =
+    "another logger is installed; records of the crate `log` do not become log lines";
+
+/// Warning if the process has a recorder of the crate `metrics`.
+const OTHER_RECORDER: &str = "another recorder is installed; metrics of the crate `metrics` are missing in \
+    /metrics unless it forwards to `Telemetry::recorder`";
 
 /// Telemetry of one service. A clone shares its state.
 #[derive(Clone)]
 pub struct Telemetry(pub(crate) Arc<Inner>);
 
 pub(crate) struct Inner {
+    pub(crate) service: ServiceInfo,
     pub(crate) config: Config,
     pub(crate) otel: OtelConfig,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) logger: Logger,
     pub(crate) ready: AtomicBool,
     pub(crate) in_flight: AtomicUsize,
+    pub(crate) readiness_checks: ReadinessChecks,
     /// The sampler creates no sampled span below an unsampled parent.
     pub(crate) is_parent_based: bool,
     traces: Traces,
@@ -43,58 +58,147 @@ impl fmt::Debug for Telemetry {
 }
 
 /// Starts logs, traces and metrics, and registers them as the process's globals: the `tracing`
-/// subscriber, the `metrics` recorder, OpenTelemetry's tracer provider and propagator.
+/// subscriber, the `metrics` recorder, the logger of the crate `log`, OpenTelemetry's tracer provider and
+/// propagator.
+///
+/// A recorder or a logger that the process has already is left alone, and a log line says so.
+/// [`Telemetry::start`] registers nothing.
 ///
 /// # Errors
-/// [`Error::AlreadyInitialized`] if the process has such a global, [`Error::InvalidSettings`] for an
-/// invalid `OTEL_*` variable, and [`Error::Telemetry`] if a thread or an exporter cannot be created.
+/// [`Error::AlreadyInitialized`] if the process has a `tracing` subscriber, [`Error::InvalidSettings`] for
+/// an invalid `OTEL_*` variable, and [`Error::Telemetry`] if a thread or an exporter cannot be created.
 pub fn init(service: ServiceInfo, config: &Config) -> Result<Telemetry, Error> {
-    let otel = OtelConfig::read(&|name| std::env::var_os(name))
-        .map_err(|errors| Error::InvalidSettings { program: service.name.to_owned(), errors })?;
-    let (telemetry, subscriber) = Telemetry::new(service, config, otel, io::stdout())?;
-    tracing::subscriber::set_global_default(subscriber)
-        .map_err(|_| Error::AlreadyInitialized("tracing subscriber"))?;
-    metrics::set_global_recorder(telemetry.0.metrics.recorder())
-        .map_err(|_| Error::AlreadyInitialized("metrics recorder"))?;
-    opentelemetry::global::set_text_map_propagator(TraceContextPropagator);
-    opentelemetry::global::set_tracer_provider(telemetry.0.traces.provider.clone());
+    let mut otel = read_otel(service)?;
+    if tracing::dispatcher::has_been_set() {
+        return Err(Error::AlreadyInitialized);
+    }
+    let max_level = traces::max_level(&config.log_filter).into_level().unwrap_or(Level::INFO);
+    if LogTracer::init_with_filter(max_level.as_log().to_level_filter()).is_err() {
+        otel.warnings.push(OTHER_LOGGER.to_owned());
+    }
+    let telemetry = Telemetry::new(service, config, otel, io::stdout(), |otel, metrics| {
+        Traces::start(&service, otel, metrics)
+    })?;
+    tracing::subscriber::set_global_default(telemetry.subscriber())
+        .map_err(|_| Error::AlreadyInitialized)?;
+    if metrics::set_global_recorder(telemetry.recorder()).is_err() {
+        tracing::warn!(target: "observability", "{OTHER_RECORDER}");
+    }
+    let propagators = telemetry.0.otel.propagators;
+    opentelemetry::global::set_text_map_propagator(text_map_propagator(propagators));
+    if telemetry.0.otel.disabled {
+        opentelemetry::global::set_tracer_provider(NoopTracerProvider::new());
+    } else {
+        opentelemetry::global::set_tracer_provider(telemetry.tracer_provider());
+    }
     install_panic_hook();
     Ok(telemetry)
 }
 
+fn read_otel(service: ServiceInfo) -> Result<OtelConfig, Error> {
+    OtelConfig::read(&|name| std::env::var_os(name))
+        .map_err(|errors| Error::InvalidSettings { program: service.name.to_owned(), errors })
+}
+
 impl Telemetry {
-    /// Creates an instance without registering any globals. Returns it with the subscriber that feeds it.
-    fn new(
+    /// Starts logs, traces and metrics without registering any globals, for a process that has its own.
+    ///
+    /// Add [`tracing_layer`](Self::tracing_layer) to the subscriber. [`recorder`](Self::recorder) and
+    /// [`tracer_provider`](Self::tracer_provider) are there for the other globals.
+    ///
+    /// ```no_run
+    /// use observability::Telemetry;
+    /// use tracing_subscriber::prelude::*;
+    ///
+    /// # fn example(config: observability::Config) -> Result<(), observability::Error> {
+    /// const SERVICE: observability::ServiceInfo =
+    ///     observability::service!("greeter", log_label: "G", listen_addr: "127.0.0.1:8082");
+    /// let telemetry = Telemetry::start(SERVICE, &config)?;
+    /// tracing_subscriber::registry().with(telemetry.tracing_layer()).init();
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::InvalidSettings`] for an invalid `OTEL_*` variable, and [`Error::Telemetry`] if a thread or
+    /// an exporter cannot be created.
+    pub fn start(service: ServiceInfo, config: &Config) -> Result<Self, Error> {
+        Self::new(service, config, read_otel(service)?, io::stdout(), |otel, metrics| {
+            Traces::start(&service, otel, metrics)
+        })
+    }
+
+    pub(crate) fn new(
         service: ServiceInfo,
         config: &Config,
         otel: OtelConfig,
         log: impl Write + Send + 'static,
-    ) -> Result<(Self, impl Subscriber + Send + Sync), Error> {
-        let metrics = Arc::new(Metrics::new(service.name, service.version, service.revision));
+        start_traces: impl FnOnce(&OtelConfig, &Arc<Metrics>) -> Result<Traces, BoxError>,
+    ) -> Result<Self, Error> {
+        let series_limit = config.metrics_series_limit.get();
+        let metrics =
+            Arc::new(Metrics::new(service.name, service.version, service.revision, series_limit));
+        let resource = otel.resource(&service);
+        metrics.set_target_info(
+            resource.iter().map(|(name, value)| (name.as_str().to_owned(), value.to_string())),
+        );
         let writer = NonBlockingWriter::start(log, metrics.dropped_lines.clone())
             .map_err(|error| Error::telemetry("log thread", error))?;
         let logger = Logger::new(writer, config.log_format, service.log_label, &config.log_filter);
-        let traces = Traces::start(&service, &otel, &metrics)
+        let traces = start_traces(&otel, &metrics)
             .map_err(|error| Error::telemetry("span exporter", error))?;
-
-        let tracer = (!otel.disabled).then(|| traces.tracer());
-        let subscriber = traces::subscriber(tracer, &logger, &config.log_filter);
-        let inner = Inner {
+        Ok(Self(Arc::new(Inner {
             is_parent_based: matches!(otel.sampler, Sampler::ParentBased(_) | Sampler::AlwaysOff),
+            service,
             config: config.clone(),
             otel,
             metrics,
             logger,
             ready: AtomicBool::new(true),
             in_flight: AtomicUsize::new(0),
+            readiness_checks: ReadinessChecks::default(),
             traces,
-        };
-        Ok((Self(Arc::new(inner)), subscriber))
+        })))
+    }
+
+    pub(crate) fn subscriber(&self) -> impl Subscriber + Send + Sync + use<> {
+        traces::subscriber(self.tracer(), &self.0.logger, &self.0.config.log_filter)
+    }
+
+    fn tracer(&self) -> Option<SdkTracer> {
+        (!self.0.otel.disabled).then(|| self.0.traces.tracer())
+    }
+
+    /// Returns the layer of a `tracing` subscriber that makes the spans and the log lines.
+    pub fn tracing_layer<S>(&self) -> impl Layer<S> + Send + Sync + use<S>
+    where
+        S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
+    {
+        traces::layer(self.tracer(), &self.0.logger, &self.0.config.log_filter)
+    }
+
+    /// Returns the recorder that adds the metrics of the crate `metrics` to `/metrics`.
+    pub fn recorder(&self) -> impl metrics::Recorder + Send + Sync + 'static + use<> {
+        self.0.metrics.recorder()
+    }
+
+    /// Returns the provider whose spans are exported, for code that uses the OpenTelemetry API.
+    pub fn tracer_provider(&self) -> SdkTracerProvider {
+        self.0.traces.provider.clone()
     }
 
     /// Returns `span` if it is sampled and an exporter is configured. Exemplars refer only to such spans.
     pub(crate) fn exemplar_context<'a>(&self, span: &'a SpanContext) -> Option<&'a SpanContext> {
         (span.is_sampled() && self.0.traces.processor.is_some()).then_some(span)
+    }
+
+    /// Sets the upper bounds of the buckets of a histogram that the service records through the crate
+    /// `metrics`, before it records the first sample.
+    ///
+    /// Without this, the bounds are [`DURATION_BUCKETS`](crate::metrics::DURATION_BUCKETS) if the name ends
+    /// in `_seconds`, otherwise [`DEFAULT_BUCKETS`](crate::metrics::DEFAULT_BUCKETS).
+    pub fn set_histogram_bounds(&self, name: &str, bounds: &[f64]) {
+        self.0.metrics.set_bounds(name, bounds);
     }
 
     /// Returns `true` if `/readyz` responds 200.
@@ -105,6 +209,13 @@ impl Telemetry {
     /// Sets whether `/readyz` responds 200 or 503.
     pub fn set_ready(&self, ready: bool) {
         self.0.ready.store(ready, Ordering::Relaxed);
+    }
+
+    /// Logs the warnings about `OTEL_*` variables.
+    pub(crate) fn log_warnings(&self) {
+        for warning in &self.0.otel.warnings {
+            tracing::warn!(target: "observability", "{warning}");
+        }
     }
 
     /// Exports the queued spans and writes the queued log lines, within `timeout`. Blocks the thread.

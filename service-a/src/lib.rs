@@ -79,3 +79,28 @@ struct EchoResponse {
 async fn echo(StrictQuery(params): StrictQuery<EchoParams>) -> Json<EchoResponse> {
     Json(EchoResponse { echo: params.msg })
 }
+
+#[cfg(test)]
+mod tests {
+    use observability::testing::TestTelemetry;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn echo_is_recorded() {
+        let test = TestTelemetry::start();
+        let response = test.get(router(None).layer(test.layer()), "/echo?msg=hello").await;
+        assert_eq!(response.body(), r#"{"echo":"hello"}"#);
+        assert_eq!(test.span("GET /echo").attributes["http.response.status_code"], "200");
+        assert_eq!(test.log_line("/echo")["status"], "ok");
+    }
+
+    #[tokio::test]
+    async fn undecodable_query_is_client_error() {
+        let test = TestTelemetry::start();
+        let response = test.get(router(None).layer(test.layer()), "/echo?msg=%ff").await;
+        assert_eq!(response.status(), 400);
+        assert_eq!(test.span("GET /echo").error, None);
+        assert_eq!(test.log_line("/echo")["level"], "warn");
+    }
+}

@@ -147,3 +147,32 @@ fn service_unavailable(error: CallError) -> Response {
     response.extensions_mut().insert(Failure::from(error));
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use observability::testing::TestTelemetry;
+    use testkit::ReservedPort;
+
+    use super::*;
+
+    /// Body, spans, metric and log line name a refused connection with the same word.
+    #[tokio::test]
+    async fn refused_call_has_one_word() {
+        let test = TestTelemetry::start();
+        let unused = ReservedPort::bind();
+        let url = Url::parse(&format!("http://{}", unused.address())).unwrap();
+        let client = test.client().build().unwrap();
+        let router = router(ServiceAClient::new(client, &url)).layer(test.layer());
+        let response = test.get(router, "/call-echo?msg=hello").await;
+        assert_eq!(response.status(), 503);
+        let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
+        let (server, client) = (test.span("GET /call-echo"), test.span("GET"));
+        assert_eq!(client.parent_span_id, Some(server.span_id));
+        let errors = test.sample("http_client_request_errors_total", &[("error_type", "refused")]);
+        assert_eq!((body["error"].as_str(), errors), (Some("refused"), 1.0));
+        assert_eq!(client.attributes["error.type"], "refused");
+        assert_eq!(server.attributes["error.type"], "refused");
+        assert_eq!(test.log_line("/call-echo")["error"], "refused");
+        assert_eq!(body["trace_id"], server.trace_id);
+    }
+}

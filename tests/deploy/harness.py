@@ -22,6 +22,7 @@ PORTS = {
     "SERVICE_B_PORT": "18081",
     "JAEGER_PORT": "26686",
     "PROMETHEUS_PORT": "19090",
+    "ALERTMANAGER_PORT": "19093",
     "GRAFANA_PORT": "13000",
 }
 # The load injects no faults until a step enables it.
@@ -33,6 +34,7 @@ GRAFANA = f"http://127.0.0.1:{ENV['GRAFANA_PORT']}"
 PROMETHEUS = Prometheus(f"http://127.0.0.1:{ENV['PROMETHEUS_PORT']}")
 STOP_GRACE_PERIOD = 12  # seconds, as in docker-compose.yml
 BOARDS = {board["uid"]: board for board in panels.dashboards()}
+CHOSEN = {"job": "service-a|service-b", "callee": "service-a"}  # what Grafana fills in for All, and for the called service
 START = time.monotonic()
 passed = 0
 
@@ -120,13 +122,14 @@ def clear_faults():
     check(status < 300, "faults cleared")
 
 
-def panel_values(board, title):
+def panel_values(board, title, source=PROMETHEUS, **chosen):
     """Returns the current values of all queries of a panel by their legend."""
-    result = {}
-    for panel, target, expression in panels.queries(BOARDS[board]):
+    result, chosen = {}, {**CHOSEN, **chosen}
+    for panel, target, expression in panels.queries(BOARDS[board], **chosen):
         if panel["title"] == title:
-            for labels, value in PROMETHEUS.query(expression):
-                result[panels.legend(target["legendFormat"], labels)] = value
+            template = panels.substitute(target["legendFormat"], panels.variables(BOARDS[board], **chosen))
+            for labels, value in source.query(expression):
+                result[panels.legend(template, labels)] = value
     return result
 
 
@@ -148,6 +151,28 @@ def below(limit):
     return (lambda value: value < limit), f"below {limit:g}"
 
 
+def service_options(source=PROMETHEUS):
+    """Returns the services that the dashboards offer."""
+    return source.label_values(next(v["query"]["query"] for v in BOARDS["service"]["templating"]["list"] if v["name"] == "job"))
+
+
+def empty_panels(source, chosen, may_be_empty=()):
+    """Returns the panels without data, except those that may be empty."""
+    may_be_empty = {"Alerts", "Not called by reason", *may_be_empty}
+    queries = [(board["uid"], p["title"], e) for board in BOARDS.values() for p, _, e in panels.queries(board, **chosen)]
+    return [(uid, title) for uid, title, expr in queries if title not in may_be_empty and not source.query(expr)]
+
+
+def check_filter(board, variable):
+    """Checks that no panel has a value other than 0 for a value of the variable that does not exist."""
+    unfiltered = set()
+    for panel, target, expression in panels.queries(board, **{**CHOSEN, variable: "absent"}):
+        excepted = "not filter this" in panel["description"] or f"${variable}" not in "".join(t["expr"] for t in panel["targets"])
+        if not excepted and any(value for _, value in PROMETHEUS.query(expression)):
+            unfiltered.add(panel["title"])
+    check(not unfiltered, f"{board['uid']}: {variable} filters every panel, or the panel says that it does not; unfiltered: {sorted(unfiltered) or 'none'}")
+
+
 def error_counts():
     """Returns B's error counters by error kind."""
     return {labels["error_type"]: value for labels, value in PROMETHEUS.query("sum by (error_type) (http_client_request_errors_total)")}
@@ -159,8 +184,8 @@ def check_new_errors(before, kinds, allowed=()):
     check(grown == set(kinds), f"only these error kinds have grown: {', '.join(sorted(grown)) or 'none'}")
 
 
-def wait_for_alerts(*names, timeout):
-    wait(f"firing: {', '.join(names)}", lambda: set(names) <= PROMETHEUS.alerts(), timeout)
+def wait_for_alerts(*names, timeout, state="firing", source=PROMETHEUS):
+    wait(f"{state}: {', '.join(names)}", lambda: set(names) <= source.alerts(state), timeout)
 
 
 def wait_for_next_scrape():

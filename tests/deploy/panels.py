@@ -10,7 +10,7 @@ import urllib.request
 DEPLOY = pathlib.Path(__file__).resolve().parents[2] / "deploy"
 
 # Values of Grafana's built-in variables for a scrape interval of 5 s and a time range of 15 minutes.
-BUILT_IN = {"__rate_interval": "20s", "__interval": "5s", "__range": "15m"}
+BUILT_IN = {"__rate_interval": "20s", "__range": "15m"}
 
 
 def dashboards():
@@ -35,14 +35,14 @@ def substitute(text, variables):
 
 
 def variables(dashboard, **chosen):
-    """Returns the values of all variables: built-in ones, `All` for those of the dashboard, and the chosen ones."""
-    every = {v["name"]: v["allValue"] for v in dashboard["templating"]["list"]}
-    return {**BUILT_IN, **every, **chosen}
+    """Returns the values of all variables: built-in ones, `All` or the default for those of the dashboard, and the chosen ones."""
+    defaults = {v["name"]: v.get("allValue", ".+") if v["type"] == "query" else v["query"] for v in dashboard["templating"]["list"]}
+    return {**BUILT_IN, **defaults, **chosen}
 
 
-def queries(dashboard):
-    """Yields panel, target and the expression with all variables at `All`."""
-    values = variables(dashboard)
+def queries(dashboard, **chosen):
+    """Yields panel, target and the expression with the chosen values of variables."""
+    values = variables(dashboard, **chosen)
     for panel in panels(dashboard):
         for target in panel["targets"]:
             yield panel, target, substitute(target["expr"], values)
@@ -75,10 +75,12 @@ class Prometheus:
         return [(labels, value) for labels, value in pairs if not math.isnan(value)]
 
     def label_values(self, query):
-        """Returns the options of a variable `label_values(metric, label)`."""
+        """Returns the options of a variable `label_values(metric, label)`, or the jobs of `query_result(expression)`."""
+        if query.startswith("query_result("):
+            return sorted(labels["job"] for labels, _ in self.query(query[len("query_result(") : -1]))
         match = re.fullmatch(r"label_values\((.+),\s*(\w+)\)", query)
         return self.get(f"label/{match.group(2)}/values", **{"match[]": match.group(1)})
 
     def alerts(self, state="firing"):
-        """Returns the names of the alerts in this state."""
+        """Returns the names of the alerts in this state, `firing` or `pending`."""
         return {a["labels"]["alertname"] for a in self.get("alerts")["alerts"] if a["state"] == state}

@@ -24,6 +24,7 @@
 mod event_log;
 mod fake_server;
 pub mod http;
+pub mod http2;
 mod logfmt;
 #[cfg(target_os = "linux")]
 pub mod network;
@@ -32,7 +33,7 @@ mod process;
 pub mod prometheus;
 mod reserved_port;
 #[cfg(feature = "tls")]
-mod tls;
+pub mod tls;
 mod wait;
 
 pub use fake_server::{FakeServer, ReceivedRequest, Reply};

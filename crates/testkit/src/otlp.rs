@@ -86,6 +86,14 @@ pub struct Span {
     pub resource: BTreeMap<String, serde_json::Value>,
     /// Time from start to end in nanoseconds.
     pub duration_ns: u64,
+    /// Trace ids of the links.
+    pub links: Vec<String>,
+    /// Number of attributes that were dropped.
+    pub dropped_attributes: u32,
+    /// Attributes of the events, by name.
+    pub events: Vec<(String, BTreeMap<String, serde_json::Value>)>,
+    /// Name, version and schema URL of the scope.
+    pub scope: (String, String, String),
 }
 
 impl Span {
@@ -239,8 +247,15 @@ impl CollectorState {
         }
         let spans = request.resource_spans.into_iter().flat_map(|resource_spans| {
             let resource = resource_spans.resource.unwrap_or_default().attributes;
-            let spans = resource_spans.scope_spans.into_iter().flat_map(|scope| scope.spans);
-            spans.map(move |span| convert_span(span, &resource)).collect::<Vec<_>>()
+            let scopes = resource_spans.scope_spans.into_iter();
+            let spans = scopes.flat_map(|scope| {
+                let name = scope.scope.unwrap_or_default();
+                let name = (name.name, name.version, scope.schema_url);
+                scope.spans.into_iter().map(move |span| (span, name.clone()))
+            });
+            spans
+                .map(move |(span, scope)| Span { scope, ..convert_span(span, &resource) })
+                .collect::<Vec<_>>()
         });
         let spans = spans.skip(usize::try_from(rejected_spans).unwrap_or(0)).collect();
         self.exports.push(Export { protocol, headers, spans });
@@ -339,6 +354,10 @@ fn convert_span(span: wire::Span, resource: &[KeyValue]) -> Span {
         attributes: attributes(&span.attributes),
         resource: attributes(resource),
         duration_ns: span.end_time_unix_nano - span.start_time_unix_nano,
+        dropped_attributes: span.dropped_attributes_count,
+        events: span.events.iter().map(|e| (e.name.clone(), attributes(&e.attributes))).collect(),
+        scope: Default::default(),
+        links: span.links.iter().map(|link| hex(&link.trace_id)).collect(),
         name: span.name,
     }
 }

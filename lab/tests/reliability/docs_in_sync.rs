@@ -70,7 +70,7 @@ impl Docs {
             .map(|word| word.trim_end_matches('.').to_owned())
             .filter(|word| word.parse::<f64>().is_ok())
             .collect();
-        assert_eq!(buckets.len(), 14, "{buckets:?}");
+        assert_eq!(buckets.len(), 18, "{buckets:?}");
         buckets.insert("+Inf".to_owned());
         Self { metrics, labels, kinds, buckets }
     }
@@ -133,6 +133,8 @@ impl Docs {
                 self.kinds.contains(value) || is_status
             }
             "error_type" => metric.words.contains(value),
+            // The values of resource attributes are those of the installation.
+            _ if metric.labels.contains("service_instance_id") => !value.is_empty(),
             _ => words(&self.labels[label]).contains(value),
         }
     }
@@ -147,7 +149,7 @@ fn telemetry_doc_matches_metrics() {
     let upstream = FakeServer::start(Reply::echo("hello"));
     let service_b = service_b(upstream.url())
         .envs([exporter.clone()])
-        .env("SERVICE_A_TIMEOUT_MS", "200")
+        .env("SERVICE_A_TIMEOUT_MS", "1000")
         .env("SERVICE_A_CONNECT_RETRIES", "1")
         .env("SERVICE_A_BREAKER_FAILURES", "8")
         .env("MAX_CONCURRENT_REQUESTS", "1")

@@ -86,7 +86,7 @@ fn concurrent_scrapes_are_monotonic() {
 fn check_histogram(page: &Page) -> f64 {
     let buckets: Vec<f64> =
         page.named(&format!("{DURATION}_bucket")).map(|bucket| bucket.value).collect();
-    assert_eq!(buckets.len(), 15);
+    assert_eq!(buckets.len(), 19);
     assert!(buckets.is_sorted(), "{buckets:?}");
     let count = page.value(&format!("{DURATION}_count"), &[]).unwrap();
     assert_eq!(buckets.last(), Some(&count));

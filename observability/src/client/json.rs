@@ -21,8 +21,8 @@ const MAX_DECODE_ERROR: usize = 512;
 pub trait RequestBuilderExt {
     /// Sends the request and decodes the JSON body of a 2xx response.
     ///
-    /// A 204 response decodes like `null`. All of it is one call: a body that does not decode makes it a failed call in span and metrics, of
-    /// the kind `decode`.
+    /// A 204 response decodes like `null`. Sending and decoding are one call in span and metrics. If the
+    /// body does not decode, the call fails with the kind `decode`.
     ///
     /// # Errors
     /// A [`CallError`] with the kind of the failure.

@@ -1,7 +1,7 @@
 //! The telemetry middleware: injects the trace context, and records span and metrics of each call.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use http::{Extensions, StatusCode};
 use http_body::Body as HttpBody;
@@ -17,10 +17,12 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 use super::circuit_breaker::{Admission, CircuitBreaker};
 use super::retry::ResendCount;
 use crate::error::ErrorKind;
-use crate::http::{BodyEnd, InstrumentedBody, KnownMethod, OnBodyEnd, redact_url};
+use crate::http::{
+    BodyEnd, InstrumentedBody, KnownMethod, MAX_CLIENT_TEXT_BYTES, OnBodyEnd, redact_url, truncate,
+};
 use crate::metrics::{ClientMetrics, Outcome};
 use crate::telemetry::Telemetry;
-use crate::traces::propagation;
+use crate::traces::{end_after, propagation};
 
 pub(super) struct TelemetryMiddleware {
     pub(super) telemetry: Telemetry,
@@ -47,7 +49,8 @@ impl Middleware for TelemetryMiddleware {
             let attribute = KeyValue::new("http.request.resend_count", i64::from(*count));
             guard.cx.span().set_attribute(attribute);
         }
-        propagation::inject(&guard.cx, request.headers_mut());
+        let propagators = self.telemetry.0.otel.propagators;
+        propagation::inject_all(propagators, &guard.cx, request.headers_mut());
         let slot = extensions.get::<GuardSlot>().cloned();
         // The span is not entered because the layers below create no spans.
         let result = next.run(request, extensions).await;
@@ -90,8 +93,6 @@ pub(super) struct CallGuard {
     telemetry: Telemetry,
     metrics: Arc<ClientMetrics>,
     started: Instant,
-    /// Wall clock at `started`. The end of the span is computed from it, because the clock may be set.
-    started_at: SystemTime,
     method: KnownMethod,
     cx: Context,
     /// Keeps the `tracing` span open. [`finish`](Self::finish) ends the OpenTelemetry span.
@@ -103,7 +104,7 @@ pub(super) struct CallGuard {
 
 impl CallGuard {
     fn start(telemetry: &Telemetry, request: &Request, admission: Option<Admission>) -> Self {
-        let method = KnownMethod::from(request.method());
+        let method = telemetry.0.otel.known_methods.classify(request.method());
         let (span, cx) = client_span(telemetry);
         let metrics = telemetry.0.metrics.client(request.url());
         if !span.is_disabled() && cx.span().is_recording() {
@@ -114,13 +115,17 @@ impl CallGuard {
                 KeyValue::new("server.port", i64::from(metrics.server.port)),
                 KeyValue::new("url.full", redact_url(request.url())),
             ]);
+            if method == KnownMethod::OTHER {
+                let original =
+                    truncate(request.method().as_str(), MAX_CLIENT_TEXT_BYTES).to_owned();
+                cx.span().set_attribute(KeyValue::new("http.request.method_original", original));
+            }
         }
         metrics.active(method).increment(1);
         Self {
             telemetry: telemetry.clone(),
             metrics,
             started: Instant::now(),
-            started_at: SystemTime::now(),
             method,
             cx,
             _span: span,
@@ -154,7 +159,7 @@ impl CallGuard {
         if error.is_some_and(|error| error != ErrorKind::Canceled) {
             span.set_status(Status::error(""));
         }
-        span.end_with_timestamp(self.started_at + duration);
+        end_after(&span, duration);
     }
 
     /// Moves the guard into the body of the response.
@@ -186,7 +191,7 @@ impl OnBodyEnd<reqwest::Error> for CallGuard {
     fn end(&mut self, end: BodyEnd<'_, reqwest::Error>) {
         self.finish(match end {
             // A caller that reads only the head has the outcome of the head.
-            BodyEnd::Complete | BodyEnd::Unread => None,
+            BodyEnd::Complete { .. } | BodyEnd::Unread => None,
             BodyEnd::Failed(error) => Some(ErrorKind::from_reqwest(error)),
             BodyEnd::Panicked => Some(ErrorKind::Other),
         });
@@ -195,17 +200,19 @@ impl OnBodyEnd<reqwest::Error> for CallGuard {
 
 /// Creates the span of a call and the context to inject. Without a span, that is the caller's context.
 fn client_span(telemetry: &Telemetry) -> (Span, Context) {
-    let unsampled_caller = Context::map_current(|cx| {
-        let span = cx.span();
-        let span = span.span_context();
-        let is_unsampled = span.is_valid() && !span.is_sampled();
-        (is_unsampled && telemetry.0.is_parent_based).then(|| cx.clone())
+    let unrecorded = Context::map_current(|cx| {
+        let caller = cx.span();
+        let caller = caller.span_context();
+        let is_unsampled = caller.is_valid() && !caller.is_sampled();
+        let is_unrecorded = is_unsampled && telemetry.0.is_parent_based;
+        (telemetry.0.otel.disabled || is_unrecorded).then(|| cx.clone())
     });
-    if let Some(caller) = unsampled_caller {
+    if let Some(caller) = unrecorded {
         return (Span::none(), caller);
     }
     // The declared fields reserve room for the attributes, which are set through the OpenTelemetry API.
     let span = tracing::info_span!(
+        target: "observability",
         "http.client.request",
         otel.kind = "client",
         http.request.method = Empty,

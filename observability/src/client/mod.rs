@@ -3,6 +3,20 @@
 //! The telemetry middleware is the innermost one, next to the connection, so that no other middleware
 //! wraps an error before it is classified. Its guard lives to the end of the response body, so that a
 //! body that fails makes the call a failed one.
+//!
+//! ```no_run
+//! use observability::RequestBuilderExt;
+//! use std::time::Duration;
+//!
+//! # async fn example(telemetry: observability::Telemetry) -> Result<(), Box<dyn std::error::Error>> {
+//! let client = telemetry.client().timeout(Duration::from_secs(1)).max_connect_retries(2).build()?;
+//! match client.get("http://127.0.0.1:8083/name").fetch_json::<String>().await {
+//!     Ok(name) => println!("hello {name}"),
+//!     Err(error) => println!("{}: {}", error.kind(), error.details()),
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
 mod circuit_breaker;
 mod error;
@@ -36,6 +50,14 @@ impl Telemetry {
     /// Creates a builder of clients whose calls are traced and measured.
     pub fn client(&self) -> ClientBuilder {
         ClientBuilder::new(self.clone())
+    }
+
+    /// Measures the calls of a client that the service has built itself, for example with a proxy.
+    ///
+    /// Each redirect that such a client follows is part of one call.
+    pub fn instrument_client(&self, client: reqwest::Client) -> ClientWithMiddleware {
+        let middleware = TelemetryMiddleware { telemetry: self.clone(), breaker: None };
+        reqwest_middleware::ClientBuilder::new(client).with(middleware).build()
     }
 }
 

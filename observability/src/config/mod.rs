@@ -1,6 +1,25 @@
 //! Settings of a service: a flag and an environment variable each.
+//!
+//! ```
+//! use observability::{Config, ServiceInfo, config::milliseconds};
+//! use std::time::Duration;
+//!
+//! const SERVICE: ServiceInfo =
+//!     observability::service!("greeter", log_label: "G", listen_addr: "127.0.0.1:8082");
+//!
+//! #[derive(clap::Args)]
+//! struct Args {
+//!     #[command(flatten)]
+//!     config: Config,
+//!     /// Time between two greetings
+//!     #[arg(long, env, default_value = "500", value_parser = milliseconds(1))]
+//!     pause: Duration,
+//! }
+//!
+//! let args: Args = SERVICE.parse(["greeter", "--pause=20"].map(Into::into)).unwrap();
+//! assert_eq!(args.pause, Duration::from_millis(20));
+//! ```
 
-use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::str::FromStr;
 use std::time::Duration;
@@ -8,22 +27,29 @@ use std::time::Duration;
 use clap::builder::TypedValueParser;
 use tracing_subscriber::filter::Targets;
 
+mod listen_addr;
 mod otel;
+mod propagators;
+mod request;
 mod service;
 
+pub(crate) use listen_addr::ListenAddr;
 pub(crate) use otel::{BatchConfig, OtelConfig, OtlpConfig, Protocol};
+pub(crate) use propagators::Propagators;
+pub(crate) use request::RequestConfig;
 pub use service::ServiceInfo;
 
 /// Settings common to all services.
 #[derive(Debug, Clone, clap::Args)]
 #[non_exhaustive]
 pub struct Config {
-    /// Address to listen on; port 0 selects a free port, named in the first log line
-    #[arg(long, env, value_name = "IP:PORT", default_value = "127.0.0.1:8080")]
-    pub(crate) listen_addr: SocketAddr,
+    /// Address to listen on, HOST:PORT or unix:/path; port 0 selects a free port, named in the first log
+    /// line
+    #[arg(long, env, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    pub(crate) listen_addr: ListenAddr,
     /// Separate address for /metrics, probes and other admin routes
-    #[arg(long, env, value_name = "IP:PORT")]
-    pub(crate) admin_addr: Option<SocketAddr>,
+    #[arg(long, env, value_name = "ADDRESS")]
+    pub(crate) admin_addr: Option<ListenAddr>,
     /// Upper bound on graceful shutdown, from the signal to the exit
     #[arg(long = "shutdown-timeout-ms", env = "SHUTDOWN_TIMEOUT_MS", value_name = "MS")]
     #[arg(default_value = "10000", value_parser = milliseconds(0))]
@@ -40,15 +66,25 @@ pub struct Config {
     #[arg(long = "idle-timeout-ms", env = "IDLE_TIMEOUT_MS", value_name = "MS")]
     #[arg(default_value = "10000", value_parser = milliseconds(1))]
     pub(crate) idle_timeout: Duration,
+    /// Maximum number of series per metric; the rest is counted as `_OTHER`
+    #[arg(long, env, value_name = "N", default_value = "2000")]
+    pub(crate) metrics_series_limit: NonZeroUsize,
     /// Format of log lines: logfmt or json
     #[arg(long, env, value_name = "FORMAT", default_value = "logfmt")]
     pub(crate) log_format: LogFormat,
     /// Log filter such as info,access=warn; `access` are the lines of requests
     #[arg(long = "rust-log", env = "RUST_LOG", value_name = "FILTER", default_value = "info")]
     pub(crate) log_filter: Targets,
+    #[command(flatten)]
+    pub(crate) request: RequestConfig,
 }
 
 impl Config {
+    /// Returns `LISTEN_ADDR`, for a service that binds its listener itself.
+    pub fn listen_addr(&self) -> String {
+        self.listen_addr.to_string()
+    }
+
     /// Returns the upper bound on graceful shutdown, `SHUTDOWN_TIMEOUT_MS`.
     pub fn shutdown_timeout(&self) -> Duration {
         self.shutdown_timeout

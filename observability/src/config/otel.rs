@@ -14,8 +14,13 @@ use std::time::Duration;
 use opentelemetry::KeyValue;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::Sampler;
+use uuid::Uuid;
 
-use super::ServiceInfo;
+use super::{Propagators, ServiceInfo};
+use crate::http::KnownMethods;
+
+/// Resource attribute that differs between the instances of a service.
+const INSTANCE_ID: &str = "service.instance.id";
 
 /// Configuration of traces, from the `OTEL_*` variables.
 #[derive(Debug, Clone)]
@@ -28,8 +33,16 @@ pub(crate) struct OtelConfig {
     pub(crate) sampler: Sampler,
     /// `OTEL_BSP_*`.
     pub(crate) batch: BatchConfig,
+    /// Maximum number of attributes of a span; `OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT`.
+    pub(crate) attribute_limit: usize,
+    /// Request methods that are known; `OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS`.
+    pub(crate) known_methods: KnownMethods,
+    /// `OTEL_PROPAGATORS`.
+    pub(crate) propagators: Propagators,
     /// `OTEL_SERVICE_NAME`.
     pub(crate) service_name: Option<String>,
+    /// `service.instance.id`, unless `OTEL_RESOURCE_ATTRIBUTES` has one.
+    pub(crate) instance_id: String,
     /// Warnings to log once the log exists.
     pub(crate) warnings: Vec<String>,
 }
@@ -113,15 +126,32 @@ impl OtelConfig {
         let batch = read_batch(&mut env);
         let otlp = read_otlp(&mut env);
         let service_name = env.text("OTEL_SERVICE_NAME");
+        let attribute_limit = env
+            .parse("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT")
+            .or_else(|| env.parse("OTEL_ATTRIBUTE_COUNT_LIMIT"))
+            .unwrap_or(128);
+        let propagators = read_propagators(&mut env);
+        let known_methods = env.parse("OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS");
         if env.errors.is_empty() {
-            Ok(Self { disabled, otlp, sampler, batch, service_name, warnings: env.warnings })
+            Ok(Self {
+                disabled,
+                otlp,
+                sampler,
+                batch,
+                attribute_limit,
+                known_methods: known_methods.unwrap_or_default(),
+                propagators,
+                service_name,
+                instance_id: Uuid::new_v4().to_string(),
+                warnings: env.warnings,
+            })
         } else {
             Err(env.errors)
         }
     }
 
-    /// Returns the resource of all spans: name and version of the service, `OTEL_RESOURCE_ATTRIBUTES`,
-    /// and the attributes that the SDK detects.
+    /// Returns the resource of all spans and of `target_info`: name, version and instance of the service,
+    /// `OTEL_RESOURCE_ATTRIBUTES`, and the attributes that the SDK detects.
     pub(crate) fn resource(&self, service: &ServiceInfo) -> Resource {
         let detected = Resource::builder().build();
         let is_named = detected
@@ -132,11 +162,15 @@ impl OtelConfig {
             None if is_named => None,
             None => Some(service.name.to_owned()),
         };
-        let mut builder = Resource::builder()
+        let mut builder = Resource::builder();
+        builder = builder
             .with_attribute(KeyValue::new("service.version", service.version))
             .with_attribute(KeyValue::new("process.pid", i64::from(std::process::id())));
         if let Some(name) = name {
             builder = builder.with_service_name(name);
+        }
+        if detected.get(&INSTANCE_ID.into()).is_none() {
+            builder = builder.with_attribute(KeyValue::new(INSTANCE_ID, self.instance_id.clone()));
         }
         builder.build()
     }
@@ -311,6 +345,14 @@ fn read_sampler(env: &mut EnvReader<'_>) -> Sampler {
             parent_based(Sampler::AlwaysOn)
         }
     }
+}
+
+fn read_propagators(env: &mut EnvReader<'_>) -> Propagators {
+    const VARIABLE: &str = "OTEL_PROPAGATORS";
+    let Some(list) = env.text(VARIABLE) else { return Propagators::default() };
+    Propagators::parse(&list, |name| {
+        env.warn(VARIABLE, &format!("ignoring {name}; expected tracecontext, baggage or none"));
+    })
 }
 
 fn read_batch(env: &mut EnvReader<'_>) -> BatchConfig {

@@ -7,6 +7,7 @@ pub struct ServiceInfo {
     pub(crate) version: &'static str,
     pub(crate) revision: &'static str,
     pub(crate) listen_addr: &'static str,
+    pub(crate) admin_prefix: &'static str,
 }
 
 impl ServiceInfo {
@@ -18,12 +19,19 @@ impl ServiceInfo {
         listen_addr: &'static str,
     ) -> Self {
         let (description, version, revision) = ("", "0.0.0", "unknown");
-        Self { name, log_label, description, version, revision, listen_addr }
+        Self { name, log_label, description, version, revision, listen_addr, admin_prefix: "" }
     }
 
     /// Sets the text that `--help` begins with.
     pub const fn description(mut self, description: &'static str) -> Self {
         self.description = description;
+        self
+    }
+
+    /// Sets the path below which `/metrics` and the probes are served, such as `/internal`. The service can
+    /// then have routes of these names.
+    pub const fn admin_prefix(mut self, prefix: &'static str) -> Self {
+        self.admin_prefix = prefix;
         self
     }
 

@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use super::error_chain;
@@ -32,7 +31,7 @@ pub enum Error {
     #[error("cannot listen on {address}")]
     Listen {
         /// Address of the listener.
-        address: SocketAddr,
+        address: String,
         /// Error of the operating system.
         source: io::Error,
     },
@@ -44,10 +43,13 @@ pub enum Error {
         /// Cause of the failure.
         source: Box<dyn StdError + Send + Sync>,
     },
-    /// The process already has a global that [`init`](crate::init) sets, because `init` was called
-    /// twice or the program installs one of the kind itself.
-    #[error("cannot start telemetry: this process already has a {0}")]
-    AlreadyInitialized(&'static str),
+    /// The process already has a `tracing` subscriber, because [`init`](crate::init) was called twice or
+    /// the program installs one itself.
+    #[error(
+        "cannot start telemetry: this process already has a tracing subscriber; call `init` once and \
+         clone its result, or use `Telemetry::start` and add its `tracing_layer` to the subscriber"
+    )]
+    AlreadyInitialized,
     /// The HTTP client cannot be built, for example because TLS roots do not load.
     #[error("cannot build the HTTP client")]
     Client(#[source] reqwest::Error),
@@ -55,7 +57,7 @@ pub enum Error {
     #[error("{address} is not ready: {details}")]
     NotReady {
         /// Address of the probed service.
-        address: SocketAddr,
+        address: String,
         /// Status line of the response, or the error of the connection.
         details: String,
     },

@@ -8,7 +8,7 @@ use std::io;
 use http::StatusCode;
 
 use super::source::causes;
-use super::{CircuitOpenError, DnsError};
+use super::{CircuitOpenError, DnsError, GrpcStatus};
 
 /// Kind of a failed call or request.
 ///
@@ -33,6 +33,8 @@ pub enum ErrorKind {
     Decode,
     /// The response has this status, which is not 2xx. The word is the status code.
     Status(StatusCode),
+    /// The gRPC call ended with this status, which is not OK. The word is its name.
+    Grpc(GrpcStatus),
     /// The caller cancelled the call, or the client of the service disconnected.
     Canceled,
     /// The call was not made because the circuit breaker is open.
@@ -87,11 +89,23 @@ impl ErrorKind {
             Self::Tls => "tls",
             Self::Decode => "decode",
             Self::Status(_) => "status",
+            Self::Grpc(status) => status.name(),
             Self::Canceled => "canceled",
             Self::CircuitOpen => "circuit_open",
             Self::Local => "local",
             Self::Overload => "overload",
             Self::Other => "other",
+        }
+    }
+
+    /// Returns `true` if a request that ends like this is a failure of the service, by the semantic
+    /// conventions for HTTP and gRPC server spans.
+    pub(crate) fn is_server_error(self) -> bool {
+        match self {
+            Self::Status(status) => status.is_server_error(),
+            Self::Grpc(status) => status.is_server_error(),
+            Self::Canceled => false,
+            _ => true,
         }
     }
 
@@ -106,7 +120,7 @@ impl ErrorKind {
         if let Some(status) = error.status() {
             return Self::Status(status);
         }
-        if error.is_decode() {
+        if error.is_decode() || error.is_body() {
             // If the connection failed, hyper's error is among the causes. Otherwise the content is malformed.
             let kind = Self::from_chain(error)
                 .filter(|_| causes(error).any(|cause| cause.is::<hyper::Error>()));

@@ -2,10 +2,12 @@
 
 mod exit;
 mod failure;
+mod grpc;
 mod kind;
 mod source;
 
 pub use exit::{Error, exit_code};
 pub use failure::Failure;
+pub use grpc::GrpcStatus;
 pub use kind::ErrorKind;
 pub(crate) use source::{CircuitOpenError, DnsError, causes, error_chain};

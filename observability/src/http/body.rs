@@ -5,13 +5,17 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Buf;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 /// End of a body.
-pub(crate) enum BodyEnd<'a, E> {
+pub enum BodyEnd<'a, E> {
     /// The last frame was handed over.
-    Complete,
+    Complete {
+        /// Trailers, if the body has any.
+        trailers: Option<&'a HeaderMap>,
+    },
     /// The body failed.
     Failed(&'a E),
     /// The body panicked.
@@ -22,14 +26,19 @@ pub(crate) enum BodyEnd<'a, E> {
 
 /// Callback for the end of a body. If it is dropped before [`end`](Self::end) is called, the body was
 /// dropped before its end.
-pub(crate) trait OnBodyEnd<E> {
+pub trait OnBodyEnd<E> {
     /// Reports the end.
     fn end(&mut self, end: BodyEnd<'_, E>);
+
+    /// Polls the body in the context of its request.
+    fn in_context<T>(&mut self, poll: impl FnOnce() -> T) -> T {
+        poll()
+    }
 }
 
 pin_project! {
     /// Body with a callback for its end.
-    pub(crate) struct InstrumentedBody<B: Body, G: OnBodyEnd<B::Error>> {
+    pub struct InstrumentedBody<B: Body, G: OnBodyEnd<B::Error>> {
         #[pin]
         inner: B,
         guard: Option<G>,
@@ -66,10 +75,14 @@ impl<B: Body, G: OnBodyEnd<B::Error>> Body for InstrumentedBody<B, G> {
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let mut this = self.project();
         *this.is_polled = true;
-        let polled = catch_unwind(AssertUnwindSafe(|| this.inner.as_mut().poll_frame(cx)));
+        let mut poll_inner = || this.inner.as_mut().poll_frame(cx);
+        let polled = catch_unwind(AssertUnwindSafe(|| match this.guard {
+            Some(guard) => guard.in_context(poll_inner),
+            None => poll_inner(),
+        }));
         let end = match &polled {
             Ok(Poll::Pending) => None,
-            Ok(Poll::Ready(None)) => Some(BodyEnd::Complete),
+            Ok(Poll::Ready(None)) => Some(BodyEnd::Complete { trailers: None }),
             Ok(Poll::Ready(Some(Err(error)))) => Some(BodyEnd::Failed(error)),
             Err(_) => Some(BodyEnd::Panicked),
             Ok(Poll::Ready(Some(Ok(frame)))) => {
@@ -79,7 +92,7 @@ impl<B: Body, G: OnBodyEnd<B::Error>> Body for InstrumentedBody<B, G> {
                 // hyper polls again neither after the announced bytes nor after trailers.
                 let is_last =
                     *this.remaining == Some(0) || frame.is_trailers() || this.inner.is_end_stream();
-                is_last.then_some(BodyEnd::Complete)
+                is_last.then_some(BodyEnd::Complete { trailers: frame.trailers_ref() })
             }
         };
         if let Some(end) = end

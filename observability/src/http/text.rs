@@ -1,3 +1,7 @@
+/// Maximum size of a text that a client controls, in a span and in a log line, in bytes. Bounds the memory of
+/// queued spans.
+pub(crate) const MAX_CLIENT_TEXT_BYTES: usize = 1024;
+
 /// Returns at most `max` bytes from the start of `text`, cut at a character boundary.
 pub(crate) fn truncate(text: &str, max: usize) -> &str {
     &text[..text.floor_char_boundary(max)]

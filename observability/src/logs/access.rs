@@ -1,15 +1,19 @@
 //! The line of a request.
 
 use opentelemetry::trace::SpanContext;
+use opentelemetry::{KeyValue, Value};
 
 use super::Logger;
-use super::encoder::key;
+use super::encoder::{Key, key};
+use crate::http::{MAX_CLIENT_TEXT_BYTES, truncate};
 
 /// Finished request.
 pub(crate) struct AccessEntry<'a> {
     /// Route template.
     pub(crate) endpoint: &'a str,
     pub(crate) method: &'a str,
+    /// Path without query, if it is to be logged.
+    pub(crate) path: Option<&'a str>,
     /// `None` if the client disconnected before the response.
     pub(crate) http_status: Option<u16>,
     /// The service failed, or a service that it depends on.
@@ -17,6 +21,8 @@ pub(crate) struct AccessEntry<'a> {
     /// Error kind and details.
     pub(crate) failure: Option<(&'a str, &'a str)>,
     pub(crate) latency_ms: u64,
+    /// Fields that the handler added.
+    pub(crate) fields: &'a [KeyValue],
     pub(crate) span: &'a SpanContext,
 }
 
@@ -48,6 +54,18 @@ impl Logger {
             line.field_raw_str(key!("method"), entry.method);
             if is_ok && let Some(status) = entry.http_status {
                 line.field_number(key!("http_status"), status);
+            }
+            if let Some(path) = entry.path {
+                line.field_str(key!("path"), truncate(path, MAX_CLIENT_TEXT_BYTES));
+            }
+            for field in entry.fields {
+                let key = Key::Recorded(field.key.as_str());
+                match &field.value {
+                    Value::I64(number) => line.field_number(key, *number),
+                    Value::Bool(value) => line.field_literal(key, value),
+                    Value::F64(number) if number.is_finite() => line.field_literal(key, number),
+                    value => line.field_str(key, &value.as_str()),
+                }
             }
             line.span_context(entry.span);
         });

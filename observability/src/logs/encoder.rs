@@ -1,5 +1,6 @@
 //! Encoder of one line, in logfmt or JSON.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::fmt::Display;
 use std::io::Write as _;
@@ -13,15 +14,55 @@ use crate::hex::write_hex;
 /// Name of a field.
 #[derive(Clone, Copy)]
 pub(super) enum Key<'a> {
-    /// Name known at compile time, with its punctuation in each format.
+    /// Name that only the line itself uses, with its punctuation in each format.
     Static { logfmt: &'static str, json: &'static str },
-    /// Name of an event's field. A name that the line itself uses gets a prefix.
-    Dynamic(&'a str),
+    /// Name of the message of an event.
+    Message,
+    /// Name of a field of an event or a span. A name that the line itself uses gets a prefix.
+    Field(&'static str),
+    /// Name of a field that a handler adds to the line of its request.
+    Recorded(&'a str),
+}
+
+impl Key<'_> {
+    /// Returns the name in the line.
+    fn name(self) -> Cow<'static, str> {
+        match self {
+            Self::Static { .. } | Self::Message => "msg".into(),
+            Self::Field(name) => valid_name(name).map_or(Cow::Borrowed(name), Cow::Owned),
+            Self::Recorded(name) if ACCESS_NAMES.contains(&name) => format!("field.{name}").into(),
+            Self::Recorded(name) => valid_name(name).unwrap_or_else(|| name.to_owned()).into(),
+        }
+    }
+}
+
+/// Returns a name to use in place of `name`, or `None` if `name` can be used.
+fn valid_name(name: &str) -> Option<String> {
+    if RESERVED_NAMES.contains(&name) {
+        Some(format!("field.{name}"))
+    } else if name.is_empty() {
+        Some("_".to_owned())
+    } else {
+        // A name may be a string literal with any characters.
+        name.chars().any(needs_replacement).then(|| name.replace(needs_replacement, "_"))
+    }
 }
 
 /// Names that each line of an event uses itself.
 const RESERVED_NAMES: [&str; 7] =
     ["ts", "level", "service", "target", "msg", "trace_id", "span_id"];
+
+/// Names that each line of a request uses besides [`RESERVED_NAMES`].
+const ACCESS_NAMES: [&str; 8] = [
+    "endpoint",
+    "status",
+    "http_status",
+    "error",
+    "complete_error",
+    "latency_ms",
+    "method",
+    "path",
+];
 
 /// Creates a [`Key::Static`].
 macro_rules! key {
@@ -38,6 +79,35 @@ pub(super) use key;
 pub(super) struct LineEncoder<'a> {
     buffer: &'a mut Vec<u8>,
     format: LogFormat,
+    /// Names of the fields of the event and its spans, with their positions in the buffer.
+    names: Vec<(Cow<'static, str>, usize)>,
+}
+
+/// Encoded fields of a span, for the lines of the events inside.
+pub(super) struct SpanFields {
+    text: Vec<u8>,
+    /// Names of the fields, with their positions in the text.
+    names: Vec<(Cow<'static, str>, usize)>,
+}
+
+impl SpanFields {
+    pub(super) fn encode(format: LogFormat, record: impl FnOnce(&mut LineEncoder<'_>)) -> Self {
+        let mut fields = Self { text: Vec::new(), names: Vec::new() };
+        fields.extend(format, record);
+        fields
+    }
+
+    /// Adds the fields of `earlier` that have no new value.
+    pub(super) fn add_earlier(&mut self, format: LogFormat, earlier: &Self) {
+        self.extend(format, |line| line.span_fields(earlier));
+    }
+
+    fn extend(&mut self, format: LogFormat, add: impl FnOnce(&mut LineEncoder<'_>)) {
+        let names = std::mem::take(&mut self.names);
+        let mut line = LineEncoder { buffer: &mut self.text, format, names };
+        add(&mut line);
+        self.names = line.names;
+    }
 }
 
 impl<'a> LineEncoder<'a> {
@@ -47,7 +117,7 @@ impl<'a> LineEncoder<'a> {
         level: &str,
         service: &str,
     ) -> Self {
-        let mut line = Self { buffer, format };
+        let mut line = Self { buffer, format, names: Vec::new() };
         match format {
             LogFormat::Logfmt => {
                 write_timestamp(line.buffer);
@@ -77,33 +147,42 @@ impl<'a> LineEncoder<'a> {
         self.buffer.extend_from_slice(text.as_bytes());
     }
 
-    fn key(&mut self, key: Key<'_>) {
+    /// Writes the name of a field. Returns `false` if the line has a field of an event or a span with this
+    /// name.
+    fn key(&mut self, key: Key<'_>) -> bool {
         match (key, self.format) {
             (Key::Static { logfmt, .. }, LogFormat::Logfmt) => self.text(logfmt),
             (Key::Static { json, .. }, LogFormat::Json) => self.text(json),
-            (Key::Dynamic(name), LogFormat::Logfmt) => {
-                self.text(" ");
-                self.event_field_name(name);
-                self.text("=");
-            }
-            (Key::Dynamic(name), LogFormat::Json) => {
-                self.text(",\"");
-                self.event_field_name(name);
-                self.text("\":");
+            (Key::Message | Key::Field(_) | Key::Recorded(_), format) => {
+                let name = key.name();
+                if self.has_field(&name) {
+                    return false;
+                }
+                let (before, after) = match format {
+                    LogFormat::Logfmt => (" ", "="),
+                    LogFormat::Json => (",\"", "\":"),
+                };
+                let start = self.buffer.len();
+                self.text(before);
+                self.text(&name);
+                self.text(after);
+                self.names.push((name, start));
             }
         }
+        true
     }
 
-    fn event_field_name(&mut self, name: &str) {
-        if RESERVED_NAMES.contains(&name) {
-            self.text("field.");
-        }
-        // A name may be a string literal with any characters.
-        for c in name.chars() {
-            match c {
-                ' ' | '=' | '"' | '\\' => self.text("_"),
-                c if is_escaped(c) => self.text("_"),
-                c => self.text(c.encode_utf8(&mut [0; 4])),
+    fn has_field(&self, name: &str) -> bool {
+        self.names.iter().any(|(known, _)| known == name)
+    }
+
+    /// Adds the fields of a span whose names are not in the line.
+    pub(super) fn span_fields(&mut self, fields: &SpanFields) {
+        let ends = fields.names.iter().skip(1).map(|(_, start)| *start).chain([fields.text.len()]);
+        for ((name, start), end) in fields.names.iter().zip(ends) {
+            if !self.has_field(name) {
+                self.names.push((name.clone(), self.buffer.len()));
+                self.buffer.extend_from_slice(&fields.text[*start..end]);
             }
         }
     }
@@ -123,7 +202,9 @@ impl<'a> LineEncoder<'a> {
     }
 
     fn field_raw_bytes(&mut self, key: Key<'_>, value: &[u8]) {
-        self.key(key);
+        if !self.key(key) {
+            return;
+        }
         match self.format {
             LogFormat::Logfmt => self.buffer.extend_from_slice(value),
             LogFormat::Json => {
@@ -136,21 +217,24 @@ impl<'a> LineEncoder<'a> {
 
     /// Writes a string, always quoted.
     pub(super) fn field_quoted(&mut self, key: Key<'_>, value: &str) {
-        self.key(key);
-        self.text("\"");
-        escape(self.buffer, value);
-        self.text("\"");
+        if self.key(key) {
+            self.text("\"");
+            escape(self.buffer, value);
+            self.text("\"");
+        }
     }
 
     pub(super) fn field_number(&mut self, key: Key<'_>, value: impl itoa::Integer) {
-        self.key(key);
-        self.text(itoa::Buffer::new().format(value));
+        if self.key(key) {
+            self.text(itoa::Buffer::new().format(value));
+        }
     }
 
     /// Writes a value whose text is the same in both formats, such as a boolean.
     pub(super) fn field_literal(&mut self, key: Key<'_>, value: impl Display) {
-        self.key(key);
-        let _ = write!(self.buffer, "{value}");
+        if self.key(key) {
+            let _ = write!(self.buffer, "{value}");
+        }
     }
 
     pub(super) fn span_context(&mut self, span: &SpanContext) {
@@ -195,9 +279,12 @@ pub(super) fn write_timestamp(buf: &mut Vec<u8>) {
 fn needs_quotes(value: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'=' | b'\\');
     // Nearly every value is plain ASCII. Characters are decoded only for the others.
-    value.is_empty()
-        || !value.bytes().all(is_plain)
-            && value.chars().any(|c| matches!(c, ' ' | '"' | '=' | '\\') || is_escaped(c))
+    value.is_empty() || !value.bytes().all(is_plain) && value.chars().any(needs_replacement)
+}
+
+/// Returns `true` for characters that a name cannot have in one of the formats.
+fn needs_replacement(c: char) -> bool {
+    matches!(c, ' ' | '=' | '"' | '\\') || is_escaped(c)
 }
 
 /// Returns `true` for characters that a terminal or a line reader may interpret: controls, the two Unicode

@@ -2,6 +2,13 @@
 //!
 //! A line is formatted into a reused buffer and handed to a writer that never waits. A slow
 //! or closed stdout drops lines, which are counted, but delays no request.
+//!
+//! ```
+//! # fn handler(order: u64) {
+//! // level=info service=G target=shop msg="order accepted" order=7 trace_id=… span_id=…
+//! tracing::info!(target: "shop", order, "order accepted");
+//! # }
+//! ```
 
 mod access;
 mod encoder;
@@ -16,7 +23,7 @@ use tracing_subscriber::filter::Targets;
 
 use crate::config::LogFormat;
 
-use encoder::LineEncoder;
+use encoder::{LineEncoder, key};
 
 pub(crate) use access::AccessEntry;
 pub(crate) use layer::LogLayer;
@@ -52,6 +59,14 @@ impl Logger {
 
     pub(crate) fn writer(&self) -> &NonBlockingWriter {
         &self.writer
+    }
+
+    /// Writes a warning without `tracing`, for a process whose subscriber lacks the log layer.
+    pub(crate) fn warn(&self, message: &str) {
+        self.write_line("warn", |line| {
+            line.field_str(key!("target"), "observability");
+            line.field_quoted(key!("msg"), message);
+        });
     }
 
     /// Writes one line. `fields` adds what follows the level and the service.

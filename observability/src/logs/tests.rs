@@ -57,7 +57,9 @@ fn access<'a>(span: &'a SpanContext, status: Option<u16>) -> AccessEntry<'a> {
         http_status: status,
         is_server_error: false,
         failure: None,
+        path: None,
         latency_ms: 7,
+        fields: &[],
         span,
     }
 }

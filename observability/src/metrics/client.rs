@@ -6,8 +6,10 @@ use std::time::Duration;
 use metrics::{Gauge, Label};
 use opentelemetry::trace::SpanContext;
 
-use super::handles::{CounterWithExemplar, DurationSeries, HandleCache, PerMethod};
+use super::family::OVERFLOW;
+use super::handles::{HandleCache, PerMethod};
 use super::registry::Registry;
+use super::series::{Counter, Histogram};
 use super::{
     CLIENT_ACTIVE, CLIENT_CIRCUIT_OPEN, CLIENT_DURATION, CLIENT_ERRORS, CLIENT_RETRIES, Outcome,
     label,
@@ -29,28 +31,20 @@ impl<'a> ServerAddressRef<'a> {
     }
 }
 
-/// Called server, the labels `server_address` and `server_port`.
+/// Called server.
 #[derive(Debug)]
 pub(crate) struct ServerAddress {
     pub(crate) address: Arc<str>,
     pub(crate) port: u16,
 }
 
-impl ServerAddress {
-    fn labels(&self) -> Vec<Label> {
-        vec![
-            label("server_address", Arc::clone(&self.address)),
-            label("server_port", self.port.to_string()),
-        ]
-    }
-}
-
 /// Metric handles of calls to one server.
 pub(crate) struct ClientMetrics {
     registry: Registry,
     pub(crate) server: ServerAddress,
-    durations: HandleCache<Outcome, DurationSeries>,
-    errors: HandleCache<ErrorKind, CounterWithExemplar>,
+    labels: [Label; 2],
+    durations: HandleCache<Outcome, Arc<Histogram>>,
+    errors: HandleCache<ErrorKind, Arc<Counter>>,
     active: PerMethod<Gauge>,
 }
 
@@ -58,22 +52,37 @@ impl ClientMetrics {
     /// Creates the handles. The error counters of all named kinds are 0 from now on, so that a rate
     /// includes the first error.
     pub(super) fn new(registry: Registry, server: ServerAddressRef<'_>) -> Self {
-        let metrics = Self {
-            registry,
-            server: ServerAddress { address: server.address.into(), port: server.port },
-            durations: HandleCache::default(),
-            errors: HandleCache::default(),
-            active: PerMethod::default(),
-        };
+        let labels = [
+            label("server_address", server.address.to_owned()),
+            label("server_port", server.port.to_string()),
+        ];
+        let metrics = Self::with_labels(registry, server, labels);
         for kind in ErrorKind::ALL_NAMED {
             metrics.with_error_counter(kind, |_| ());
         }
         metrics
     }
 
+    /// Creates the handles of a server that shares its series with all servers over the limit.
+    pub(super) fn overflow(registry: Registry, server: ServerAddressRef<'_>) -> Self {
+        let labels = [label("server_address", OVERFLOW), label("server_port", OVERFLOW)];
+        Self::with_labels(registry, server, labels)
+    }
+
+    fn with_labels(registry: Registry, server: ServerAddressRef<'_>, labels: [Label; 2]) -> Self {
+        Self {
+            registry,
+            server: ServerAddress { address: server.address.into(), port: server.port },
+            labels,
+            durations: HandleCache::default(),
+            errors: HandleCache::default(),
+            active: PerMethod::default(),
+        }
+    }
+
     pub(crate) fn active(&self, method: KnownMethod) -> &Gauge {
         self.active.get(method, || {
-            let mut labels = self.server.labels();
+            let mut labels = self.labels.to_vec();
             labels.push(label("http_request_method", method.as_str()));
             self.registry.gauge(CLIENT_ACTIVE, labels)
         })
@@ -87,37 +96,38 @@ impl ClientMetrics {
         exemplar: Option<&SpanContext>,
     ) {
         if let Some(kind) = outcome.error {
-            self.with_error_counter(kind, |counter| counter.increment(exemplar));
+            self.with_error_counter(kind, |counter| counter.increment_with(exemplar));
         }
         let register = || {
-            let mut labels = self.server.labels();
+            let mut labels = self.labels.to_vec();
             labels.push(label("http_request_method", outcome.method.as_str()));
             outcome.add_labels(&mut labels);
-            DurationSeries::register(&self.registry, CLIENT_DURATION, &labels)
+            self.registry.histogram(CLIENT_DURATION, labels)
         };
-        self.durations.with(&outcome, register, |series| series.record(duration, exemplar));
+        let seconds = duration.as_secs_f64();
+        self.durations.with(&outcome, register, |series| series.record_with(seconds, exemplar));
     }
 
     /// Records a call that the circuit breaker rejected.
     pub(crate) fn record_rejected(&self) {
-        self.with_error_counter(ErrorKind::CircuitOpen, |counter| counter.increment(None));
+        self.with_error_counter(ErrorKind::CircuitOpen, |counter| counter.increment_with(None));
     }
 
     /// Records a retry.
     pub(crate) fn record_retry(&self) {
-        self.registry.counter(CLIENT_RETRIES, self.server.labels()).increment(1);
+        self.registry.counter(CLIENT_RETRIES, self.labels.to_vec()).increment(1);
     }
 
     pub(crate) fn circuit_breaker_open(&self) -> Gauge {
-        self.registry.gauge(CLIENT_CIRCUIT_OPEN, self.server.labels())
+        self.registry.gauge(CLIENT_CIRCUIT_OPEN, self.labels.to_vec())
     }
 
-    fn with_error_counter(&self, kind: ErrorKind, f: impl FnOnce(&CounterWithExemplar)) {
+    fn with_error_counter(&self, kind: ErrorKind, f: impl FnOnce(&Counter)) {
         let register = || {
-            let mut labels = self.server.labels();
+            let mut labels = self.labels.to_vec();
             labels.push(label("error_type", kind.as_label()));
-            CounterWithExemplar::register(&self.registry, CLIENT_ERRORS, labels)
+            self.registry.counter_with_exemplar(CLIENT_ERRORS, labels)
         };
-        self.errors.with(&kind, register, f);
+        self.errors.with(&kind, register, |counter| f(counter));
     }
 }

@@ -1,59 +1,10 @@
 //! Handles to series, created at their first use.
 
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::sync::OnceLock;
 
-use metrics::{Counter, HistogramFn, Label};
-use opentelemetry::trace::SpanContext;
 use parking_lot::RwLock;
 
-use super::exemplar::ExemplarSlots;
-use super::histogram::Histogram;
-use super::registry::Registry;
 use crate::http::KnownMethod;
-
-/// Series of a duration histogram, with its exemplars.
-pub(super) struct DurationSeries {
-    histogram: Arc<Histogram>,
-    exemplars: Arc<ExemplarSlots>,
-}
-
-impl DurationSeries {
-    pub(super) fn register(registry: &Registry, name: &'static str, labels: &[Label]) -> Self {
-        Self {
-            histogram: registry.histogram(name, labels),
-            exemplars: registry.exemplars().register_histogram(name, labels),
-        }
-    }
-
-    pub(super) fn record(&self, duration: Duration, exemplar: Option<&SpanContext>) {
-        let seconds = duration.as_secs_f64();
-        self.histogram.record(seconds);
-        if let Some(span) = exemplar {
-            self.exemplars.record_duration(seconds, span);
-        }
-    }
-}
-
-/// Series of a counter, with its exemplar.
-pub(super) struct CounterWithExemplar {
-    counter: Counter,
-    exemplar: Arc<ExemplarSlots>,
-}
-
-impl CounterWithExemplar {
-    pub(super) fn register(registry: &Registry, name: &'static str, labels: Vec<Label>) -> Self {
-        let exemplar = registry.exemplars().register_counter(name, &labels);
-        Self { counter: registry.counter(name, labels), exemplar }
-    }
-
-    pub(super) fn increment(&self, exemplar: Option<&SpanContext>) {
-        self.counter.increment(1);
-        if let Some(span) = exemplar {
-            self.exemplar.record_increment(span);
-        }
-    }
-}
 
 /// Handles by label value, in the order of their first use.
 ///

@@ -3,59 +3,75 @@
 //! The library's own series are recorded through handles kept in `Metrics`, not through the global
 //! recorder, so that several services can run in one test. Metrics that a service creates with
 //! `metrics::counter!` and the like reach the same registry through the global recorder.
+//!
+//! ```
+//! # fn handler(started: std::time::Instant) {
+//! metrics::counter!("orders_total", "kind" => "book").increment(1);
+//! metrics::histogram!("order_duration_seconds").record(started.elapsed());
+//! # }
+//! ```
 
 mod client;
 mod exemplar;
+mod exposition;
+mod family;
 mod handles;
-mod histogram;
 mod log;
 mod names;
-pub(crate) mod openmetrics;
 mod outcome;
 mod process;
 mod registry;
+mod runtime;
+mod series;
 mod server;
 mod span;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use metrics::{Gauge, Label, Recorder, SharedString};
+use metrics::{Counter, Gauge, Label, Recorder, SharedString};
 use parking_lot::RwLock;
 
-use crate::http::KnownMethod;
+use crate::http::{KnownMethod, UrlScheme};
 
 use client::ServerAddressRef;
+use family::Problem;
 use handles::PerMethod;
 use process::ProcessMetrics;
 use registry::Registry;
+use runtime::RuntimeMetrics;
 
 pub(crate) use client::ClientMetrics;
+pub(crate) use exposition::Format;
 pub(crate) use log::DroppedLines;
+pub(crate) use names::UNMATCHED_ROUTE;
 pub use names::{
     BUILD_INFO, CLIENT_ACTIVE, CLIENT_CIRCUIT_OPEN, CLIENT_DURATION, CLIENT_ERRORS, CLIENT_RETRIES,
-    DURATION_BUCKETS, LOG_LINES_LOST, SERVER_ACTIVE, SERVER_DURATION, SPANS_EXPORTED,
-    SPANS_PROCESSED, SPANS_STARTED,
+    DEFAULT_BUCKETS, DURATION_BUCKETS, LOG_LINES_LOST, METRICS_REJECTED, SERVER_ACTIVE,
+    SERVER_DURATION, SERVER_ERRORS, SERVER_REJECTED, SPANS_EXPORTED, SPANS_PROCESSED,
+    SPANS_STARTED, TARGET_INFO, TOKIO_ALIVE_TASKS, TOKIO_BUSY, TOKIO_QUEUE_DEPTH, TOKIO_WORKERS,
 };
-pub(crate) use names::{UNMATCHED_ROUTE, URL_SCHEME};
 pub(crate) use outcome::Outcome;
-pub(crate) use server::ServerMetrics;
+pub(crate) use server::{Rejection, ServerMetrics};
 pub(crate) use span::{ExportFailure, SpanMetrics};
 
 /// Metrics of one service.
 pub(crate) struct Metrics {
     registry: Registry,
     process: ProcessMetrics,
+    runtime: RuntimeMetrics,
     routes: RwLock<HashMap<&'static str, &'static ServerMetrics>>,
-    server_active: PerMethod<Gauge>,
+    server_active: [PerMethod<Gauge>; UrlScheme::COUNT],
+    rejected: [Counter; Rejection::COUNT],
     clients: RwLock<HashMap<Box<str>, Vec<Arc<ClientMetrics>>>>,
     pub(crate) spans: SpanMetrics,
     pub(crate) dropped_lines: DroppedLines,
 }
 
 impl Metrics {
-    pub(crate) fn new(service: &str, version: &str, revision: &str) -> Self {
-        let registry = Registry::new();
+    /// Creates the metrics of a build. A family has at most `series_limit` series.
+    pub(crate) fn new(service: &str, version: &str, revision: &str, series_limit: usize) -> Self {
+        let registry = Registry::new(series_limit);
         names::describe(&registry);
         registry
             .gauge(
@@ -69,8 +85,12 @@ impl Metrics {
             .set(1.0);
         Self {
             process: ProcessMetrics::new(&registry),
+            runtime: RuntimeMetrics::new(&registry),
             routes: RwLock::default(),
-            server_active: PerMethod::default(),
+            server_active: Default::default(),
+            rejected: Rejection::ALL.map(|reason| {
+                registry.counter(SERVER_REJECTED, vec![label("error_type", reason.as_str())])
+            }),
             clients: RwLock::default(),
             spans: SpanMetrics::new(&registry),
             dropped_lines: DroppedLines::new(&registry),
@@ -79,29 +99,41 @@ impl Metrics {
     }
 
     /// Returns the recorder, for `metrics::set_global_recorder`.
-    pub(crate) fn recorder(&self) -> impl Recorder + Send + Sync + 'static {
+    pub(crate) fn recorder(&self) -> impl Recorder + Send + Sync + 'static + use<> {
         self.registry.clone()
     }
 
-    /// Renders all metrics in the Prometheus text format.
-    pub(crate) fn render(&self) -> String {
+    /// Sets the attributes of the resource, the labels of [`TARGET_INFO`].
+    pub(crate) fn set_target_info(&self, attributes: impl Iterator<Item = (String, String)>) {
+        let labels = attributes.map(|(name, value)| Label::new(name, value)).collect();
+        self.registry.info(TARGET_INFO, labels);
+    }
+
+    /// Sets the upper bounds of the buckets of a histogram.
+    pub(crate) fn set_bounds(&self, name: &str, bounds: &[f64]) {
+        self.registry.set_bounds(name, bounds);
+    }
+
+    /// Renders all metrics.
+    pub(crate) fn render(&self, format: Format) -> String {
         self.process.collect(&self.registry);
-        ProcessMetrics::fix_types(&self.registry.render())
+        self.runtime.collect();
+        self.registry.render(format)
     }
 
-    /// Renders all metrics in OpenMetrics, with exemplars.
-    pub(crate) fn render_openmetrics(&self) -> String {
-        openmetrics::render(&self.render(), self.registry.exemplars())
-    }
-
-    pub(crate) fn server_active(&self, method: KnownMethod) -> &Gauge {
-        self.server_active.get(method, || {
+    pub(crate) fn server_active(&self, method: KnownMethod, scheme: UrlScheme) -> &Gauge {
+        self.server_active[scheme as usize].get(method, || {
             let labels = vec![
                 label("http_request_method", method.as_str()),
-                label("url_scheme", URL_SCHEME),
+                label("url_scheme", scheme.as_str()),
             ];
             self.registry.gauge(SERVER_ACTIVE, labels)
         })
+    }
+
+    /// Returns the counter of requests that hyper rejects for a reason.
+    pub(crate) fn rejected(&self, reason: Rejection) -> &Counter {
+        &self.rejected[reason as usize]
     }
 
     /// Returns the metrics of a route. `template` is the route's, never the path of a request.
@@ -135,11 +167,20 @@ impl Metrics {
         if let Some(client) = find(&clients) {
             return client;
         }
+        let servers = clients.values().map(Vec::len).sum::<usize>();
+        if servers >= (self.registry.limit() / SERIES_PER_SERVER).max(1) {
+            drop(clients);
+            self.registry.report(CLIENT_ERRORS, Problem::SeriesLimit);
+            return Arc::new(ClientMetrics::overflow(self.registry.clone(), server));
+        }
         let client = Arc::new(ClientMetrics::new(self.registry.clone(), server));
         clients.entry(server.address.into()).or_default().push(Arc::clone(&client));
         client
     }
 }
+
+/// Share of the series limit that a called server takes: its error kinds and some status codes.
+const SERIES_PER_SERVER: usize = 16;
 
 fn label(name: &'static str, value: impl Into<SharedString>) -> Label {
     Label::new(name, value)

@@ -9,6 +9,8 @@ use metrics::Recorder;
 pub const SERVER_DURATION: &str = "http_server_request_duration_seconds";
 /// Number of requests in flight.
 pub const SERVER_ACTIVE: &str = "http_server_active_requests";
+/// Counter of requests that hyper rejected before they reached a route.
+pub const SERVER_REJECTED: &str = "http_server_rejected_requests_total";
 /// Duration of a call from its start to the end of the response body, in seconds.
 pub const CLIENT_DURATION: &str = "http_client_request_duration_seconds";
 /// Number of calls in flight.
@@ -27,19 +29,44 @@ pub const SPANS_PROCESSED: &str = "otel_sdk_processor_span_processed_total";
 pub const SPANS_EXPORTED: &str = "otel_sdk_exporter_span_exported_total";
 /// Log lines that were not written.
 pub const LOG_LINES_LOST: &str = "log_lines_lost_total";
+/// Failed requests by route and error kind.
+pub const SERVER_ERRORS: &str = "http_server_request_errors_total";
+/// Metrics and samples of the service that `/metrics` does not show as they were recorded.
+pub const METRICS_REJECTED: &str = "metrics_rejected_total";
+/// Resource attributes in labels; the value is 1.
+pub const TARGET_INFO: &str = "target_info";
+/// Worker threads of the tokio runtime.
+pub const TOKIO_WORKERS: &str = "tokio_workers";
+/// Tasks of the tokio runtime that are not complete.
+pub const TOKIO_ALIVE_TASKS: &str = "tokio_alive_tasks";
+/// Tasks in the global queue of the tokio runtime.
+pub const TOKIO_QUEUE_DEPTH: &str = "tokio_global_queue_depth";
+/// Time for which the worker threads of the tokio runtime were busy, in seconds.
+pub const TOKIO_BUSY: &str = "tokio_workers_busy_seconds_total";
 /// Build of the service in labels; the value is 1.
 pub const BUILD_INFO: &str = "build_info";
 
-/// Upper bounds of the duration buckets, in seconds: the advice of the HTTP semantic conventions, section
-/// "Metric: `http.server.request.duration`".
-pub const DURATION_BUCKETS: [f64; 14] =
-    [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+/// Counters that are recorded as gauges because a counter of the `metrics` facade holds whole numbers.
+pub(super) const FLOAT_COUNTERS: [&str; 2] = ["process_cpu_seconds_total", TOKIO_BUSY];
+
+/// Upper bounds of the buckets of histograms whose name ends in `_seconds`.
+///
+/// They are the advice of the HTTP semantic conventions, section "Metric: `http.server.request.duration`",
+/// with three bounds below it for fast services, and one above the usual timeout of a second.
+pub const DURATION_BUCKETS: [f64; 18] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 2.5,
+    5.0, 7.5, 10.0,
+];
+
+/// Upper bounds of the buckets of other histograms: the default of the OpenTelemetry SDK specification,
+/// section "Explicit bucket histogram aggregation".
+pub const DEFAULT_BUCKETS: [f64; 15] = [
+    0.0, 5.0, 10.0, 25.0, 50.0, 75.0, 100.0, 250.0, 500.0, 750.0, 1000.0, 2500.0, 5000.0, 7500.0,
+    10000.0,
+];
 
 /// Route of a request that matches no route.
 pub(crate) const UNMATCHED_ROUTE: &str = "unmatched";
-
-/// Scheme of all requests. TLS is terminated in front of the service.
-pub(crate) const URL_SCHEME: &str = "http";
 
 /// Registers the help texts.
 pub(super) fn describe(recorder: &impl Recorder) {
@@ -53,11 +80,18 @@ pub(super) fn describe(recorder: &impl Recorder) {
         (SERVER_ACTIVE, "Requests in flight."),
         (CLIENT_ACTIVE, "Calls in flight."),
         (CLIENT_CIRCUIT_OPEN, "1 while the circuit breaker is open, otherwise 0."),
+        (TOKIO_WORKERS, "Worker threads of the tokio runtime."),
+        (TOKIO_ALIVE_TASKS, "Tasks that are not complete."),
+        (TOKIO_QUEUE_DEPTH, "Tasks in the global queue."),
+        (TOKIO_BUSY, "Time for which the worker threads were busy, in seconds."),
         (BUILD_INFO, "Build of the service, in labels. The value is 1."),
     ] {
         recorder.describe_gauge(name.into(), None, help.into());
     }
     for (name, help) in [
+        (SERVER_ERRORS, "Failed requests, by error kind."),
+        (METRICS_REJECTED, "Metrics and samples that are not shown as they were recorded."),
+        (SERVER_REJECTED, "Requests that were rejected before they reached a route, by reason."),
         (CLIENT_ERRORS, "Failed calls, by error kind."),
         (CLIENT_RETRIES, "Retries of calls whose connection could not be made."),
         (SPANS_STARTED, "Started spans that are sampled."),

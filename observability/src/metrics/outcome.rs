@@ -19,13 +19,18 @@ pub(crate) struct Outcome {
 
 impl Outcome {
     /// Sets status code and error type on a span, by the semantic conventions for HTTP spans. A
-    /// cancellation is not an error of the span.
+    /// cancellation and a gRPC status that the client causes are not errors of the span.
     pub(crate) fn set_attributes(&self, span: &SpanRef<'_>) {
         if let Some(status) = self.status {
             let status = i64::from(status.as_u16());
             span.set_attribute(KeyValue::new("http.response.status_code", status));
         }
-        if let Some(error) = self.error.filter(|error| *error != ErrorKind::Canceled) {
+        let is_span_error = |error: &ErrorKind| match error {
+            ErrorKind::Canceled => false,
+            ErrorKind::Grpc(_) => error.is_server_error(),
+            _ => true,
+        };
+        if let Some(error) = self.error.filter(is_span_error) {
             span.set_attribute(KeyValue::new("error.type", error.as_label()));
         }
     }

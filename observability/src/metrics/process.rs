@@ -30,14 +30,4 @@ impl ProcessMetrics {
 
     #[cfg(target_os = "macos")]
     pub(super) fn collect(&self, _: &impl Recorder) {}
-
-    /// Corrects the type of CPU seconds, which are recorded as a gauge because a counter of the `metrics`
-    /// facade holds whole numbers.
-    pub(super) fn fix_types(page: &str) -> String {
-        page.replacen(
-            "# TYPE process_cpu_seconds_total gauge",
-            "# TYPE process_cpu_seconds_total counter",
-            1,
-        )
-    }
 }

@@ -12,40 +12,46 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::{Value, json};
 
-use crate::metrics::openmetrics::{
-    OPENMETRICS_CONTENT_TYPE, TEXT_CONTENT_TYPE, accept_weight, prefers_openmetrics,
-};
+use super::readiness::ready;
+use crate::http::Weight;
+use crate::metrics::Format;
 use crate::telemetry::Telemetry;
 
 impl Telemetry {
-    /// Returns the admin routes of every service.
-    pub(super) fn admin_routes(&self) -> Router {
-        Router::new()
+    /// Returns the admin routes: `/metrics`, `/health`, `/livez` and `/readyz`, below the prefix of
+    /// [`ServiceInfo::admin_prefix`](crate::ServiceInfo::admin_prefix).
+    pub fn admin_routes(&self) -> Router {
+        let routes = Router::new()
             .route("/metrics", get(metrics))
             .route("/health", get(alive))
             .route("/livez", get(alive))
             .route("/readyz", get(ready))
-            .with_state(self.clone())
+            .with_state(self.clone());
+        match self.0.service.admin_prefix {
+            "" => routes,
+            prefix => Router::new().nest(prefix, routes),
+        }
     }
 }
 
 /// Responds with OpenMetrics and exemplars if the scraper prefers it, and with gzip if it accepts that.
+/// Responds 406 if the scraper excludes both formats, or both gzip and no encoding.
 async fn metrics(State(telemetry): State<Telemetry>, headers: HeaderMap) -> Response {
-    let is_openmetrics = prefers_openmetrics(&join_values(&headers, ACCEPT));
-    let is_gzip = accept_weight(&join_values(&headers, ACCEPT_ENCODING), "gzip") > 0.0;
+    let (Some(format), Some(is_gzip)) = (negotiate_format(&headers), negotiate_gzip(&headers))
+    else {
+        return StatusCode::NOT_ACCEPTABLE.into_response();
+    };
     // Rendering thousands of series takes milliseconds, which would delay the requests of this thread.
     let page = tokio::task::spawn_blocking(move || {
-        let metrics = &telemetry.0.metrics;
-        let page = if is_openmetrics { metrics.render_openmetrics() } else { metrics.render() };
+        let page = telemetry.0.metrics.render(format);
         if is_gzip { compress(page.as_bytes()) } else { Ok(page.into_bytes()) }
     });
     let Ok(Ok(page)) = page.await else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
-    let content_type = if is_openmetrics { OPENMETRICS_CONTENT_TYPE } else { TEXT_CONTENT_TYPE };
     let mut response = page.into_response();
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(VARY, HeaderValue::from_static("accept, accept-encoding"));
     if is_gzip {
@@ -54,10 +60,38 @@ async fn metrics(State(telemetry): State<Telemetry>, headers: HeaderMap) -> Resp
     response
 }
 
-/// Joins all headers of a name to one list (RFC 9110, section 5.3).
-fn join_values(headers: &HeaderMap, name: HeaderName) -> String {
-    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-    values.collect::<Vec<_>>().join(",")
+/// Returns the format with the highest weight. OpenMetrics needs a range of its name to win a tie.
+fn negotiate_format(headers: &HeaderMap) -> Option<Format> {
+    let openmetrics = weight(headers, ACCEPT, "application/openmetrics-text");
+    let text = weight(headers, ACCEPT, "text/plain");
+    let is_preferred = match openmetrics {
+        Weight::Exact(weight) => weight > 0 && weight >= text.value(),
+        other => other.value() > text.value(),
+    };
+    match (is_preferred, text.is_excluded()) {
+        (true, _) => Some(Format::OpenMetrics),
+        // A scraper that lists neither format still receives a page.
+        (false, false) => Some(Format::Text),
+        (false, true) if openmetrics == Weight::Unlisted => Some(Format::OpenMetrics),
+        (false, true) => None,
+    }
+}
+
+/// Returns whether gzip is acceptable with at least the weight of no encoding, which is acceptable unless
+/// it is excluded.
+fn negotiate_gzip(headers: &HeaderMap) -> Option<bool> {
+    let gzip = weight(headers, ACCEPT_ENCODING, "gzip").value();
+    let identity = weight(headers, ACCEPT_ENCODING, "identity");
+    match identity {
+        Weight::Exact(weight) if gzip < weight => Some(false),
+        _ if gzip > 0 => Some(true),
+        identity => (!identity.is_excluded()).then_some(false),
+    }
+}
+
+/// Returns the weight of a name in all headers of a kind, which form one list (RFC 9110, section 5.3).
+fn weight(headers: &HeaderMap, header: HeaderName, name: &str) -> Weight {
+    Weight::of(name, headers.get_all(header).iter().filter_map(|value| value.to_str().ok()))
 }
 
 fn compress(page: &[u8]) -> io::Result<Vec<u8>> {
@@ -71,10 +105,59 @@ async fn alive() -> Json<Value> {
     Json(json!({"status": "ok"}))
 }
 
-async fn ready(State(telemetry): State<Telemetry>) -> Response {
-    if telemetry.is_ready() {
-        alive().await.into_response()
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"status": "draining"}))).into_response()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(header: HeaderName, value: &'static str) -> HeaderMap {
+        HeaderMap::from_iter([(header, HeaderValue::from_static(value))])
+    }
+
+    #[test]
+    fn format_follows_accept_weights() {
+        let (text, openmetrics) = (Some(Format::Text), Some(Format::OpenMetrics));
+        for (accept, expected) in [
+            (
+                "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
+                 application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;q=0.4,\
+                 text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
+                openmetrics,
+            ),
+            ("application/openmetrics-text", openmetrics),
+            ("application/openmetrics-text, text/plain", openmetrics),
+            ("text/plain;q=0, */*;q=0.1", openmetrics),
+            ("text/*;q=0.1, application/*;q=0.2", openmetrics),
+            ("text/plain;Q=0", openmetrics),
+            ("", text),
+            ("*/*", text),
+            ("text/plain", text),
+            ("text/html, */*;q=0.1", text),
+            ("application/json", text),
+            ("application/openmetrics-text;q=0.1, text/plain", text),
+            ("application/openmetrics-text; Q=0, */*;q=0.1", text),
+            ("*/*;q=0", None),
+            ("application/openmetrics-text;q=0, text/plain;q=0.000", None),
+        ] {
+            assert_eq!(negotiate_format(&headers(ACCEPT, accept)), expected, "{accept}");
+        }
+        assert_eq!(negotiate_format(&HeaderMap::new()), text);
+    }
+
+    #[test]
+    fn encoding_follows_accept_weights() {
+        for (accept, expected) in [
+            ("", Some(false)),
+            ("gzip", Some(true)),
+            ("GZIP;Q=0.1", Some(true)),
+            ("*", Some(true)),
+            ("gzip;q=0.1, identity;q=0.5", Some(false)),
+            ("gzip;Q=0", Some(false)),
+            ("gzip;q=0, *", Some(false)),
+            ("*;q=0", None),
+            ("identity;q=0, br", None),
+            ("identity;q=0, gzip;q=0.001", Some(true)),
+        ] {
+            assert_eq!(negotiate_gzip(&headers(ACCEPT_ENCODING, accept)), expected, "{accept}");
+        }
     }
 }

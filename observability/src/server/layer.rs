@@ -1,121 +1,191 @@
 //! The tower layer: starts a [`RequestGuard`] for each request and puts it into the response body.
 
-use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context as TaskContext, Poll};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
 
-use axum::Router;
-use axum::body::Body;
-use axum::extract::Request;
-use axum::response::Response;
-use axum::routing::Route;
-use axum::routing::future::RouteFuture;
-use http::header;
-use http_body::Body as HttpBody;
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body::Body;
+use http_body_util::{Either, Full};
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
-use tower_http::trace::TraceLayer;
+use tower_http::classify::{ServerErrorsAsFailures, SharedClassifier};
+use tower_http::trace::{Trace, TraceLayer};
 
-use super::request::{RequestGuard, RouteState, overload_response, panic_response};
+use super::current::is_measured_by;
+use super::request::{RequestGuard, announced_length, overload_response, panic_response};
+use super::route::RouteState;
 use super::span::MakeServerSpan;
-use crate::http::InstrumentedBody;
+use crate::http::{InstrumentedBody, UrlScheme};
 use crate::telemetry::Telemetry;
 
 impl Telemetry {
-    /// Adds the layers to a router's routes and fallback.
-    pub(super) fn instrument_routes(&self, router: Router) -> Router {
-        let trace = TraceLayer::new_for_http()
-            .make_span_with(MakeServerSpan)
+    /// Creates the layer that traces, measures and logs requests.
+    ///
+    /// For an axum router use [`Router::layer`](axum::Router::layer) after the routes are added, so that
+    /// requests have their route's template. Layers that are added before it see the requests that it
+    /// admits. Layers that are added after it, such as CORS, also see the responses that it sends
+    /// itself: 500 after a panic, and 503 for an overload.
+    ///
+    /// Around any other service, such as a tonic or hyper server, a request has no route, and a gRPC call
+    /// has its method.
+    ///
+    /// ```
+    /// # fn example(telemetry: observability::Telemetry) -> axum::Router {
+    /// use axum::{Router, routing::get};
+    ///
+    /// Router::new().route("/hello", get(async || "hello")).layer(telemetry.layer())
+    /// # }
+    /// ```
+    pub fn layer(&self) -> TelemetryLayer {
+        TelemetryLayer { telemetry: self.clone(), scheme: UrlScheme::Http }
+    }
+}
+
+/// Layer that traces, measures and logs requests; created with [`Telemetry::layer`].
+#[derive(Clone, Debug)]
+pub struct TelemetryLayer {
+    telemetry: Telemetry,
+    scheme: UrlScheme,
+}
+
+impl TelemetryLayer {
+    /// Sets `url.scheme` to `https`, for a listener that terminates TLS.
+    pub fn https(mut self) -> Self {
+        self.scheme = UrlScheme::Https;
+        self
+    }
+}
+
+type TracedService<S> = Trace<
+    MeasuredService<S>,
+    SharedClassifier<ServerErrorsAsFailures>,
+    MakeServerSpan,
+    (),
+    (),
+    (),
+    (),
+    (),
+>;
+
+impl<S> Layer<S> for TelemetryLayer {
+    type Service = TracedService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        let state = Arc::new(RouteState::new(self.telemetry.clone()));
+        let measured = MeasuredService { inner, state, scheme: self.scheme };
+        TraceLayer::new_for_http()
+            .make_span_with(MakeServerSpan::new(self.telemetry.clone()))
             .on_request(())
             .on_response(())
             .on_body_chunk(())
             .on_eos(())
-            .on_failure(());
-        // axum boxes a future and a body per layer, so both layers are added as one. `with_state` builds
-        // each handler's service once, otherwise axum builds them for each request.
-        router.with_state(()).layer((trace, TelemetryLayer { telemetry: self.clone() }))
+            .on_failure(())
+            .layer(measured)
     }
 }
 
-/// Layer that measures and logs the requests of a route.
+/// Service inside of the server span.
 #[derive(Clone)]
-struct TelemetryLayer {
-    telemetry: Telemetry,
-}
-
-impl Layer<Route> for TelemetryLayer {
-    type Service = TelemetryService;
-    fn layer(&self, inner: Route) -> TelemetryService {
-        TelemetryService { inner, state: Arc::new(RouteState::new(self.telemetry.clone())) }
-    }
-}
-
-#[derive(Clone)]
-struct TelemetryService {
-    inner: Route,
+pub struct MeasuredService<S> {
+    inner: S,
     state: Arc<RouteState>,
+    scheme: UrlScheme,
 }
 
-impl Service<Request> for TelemetryService {
-    type Response = http::Response<InstrumentedBody<Body, RequestGuard>>;
-    type Error = Infallible;
-    type Future = ResponseFuture;
+type ResponseBody<B> = InstrumentedBody<Either<B, Full<Bytes>>, RequestGuard>;
 
-    fn poll_ready(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<(), Infallible>> {
-        Service::<Request>::poll_ready(&mut self.inner, cx)
+impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for MeasuredService<S>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+    ResBody: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+{
+    type Response = Response<ResponseBody<ResBody>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request) -> Self::Future {
-        let guard = RequestGuard::start(Arc::clone(&self.state), &request);
-        let inner = guard.is_admitted().then(|| self.inner.call(request));
+    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+        if is_measured_by(&self.state.telemetry) {
+            warn_about_second_layer();
+            return ResponseFuture { inner: Some(self.inner.call(request)), guard: None };
+        }
+        let mut guard = RequestGuard::start(Arc::clone(&self.state), self.scheme, &request);
+        let inner = guard.is_admitted().then(|| guard.in_context(|| self.inner.call(request)));
         ResponseFuture { inner, guard: Some(guard) }
     }
 }
 
+fn warn_about_second_layer() {
+    static IS_WARNED: AtomicBool = AtomicBool::new(false);
+    if !IS_WARNED.swap(true, Ordering::Relaxed) {
+        tracing::warn!(
+            target: "observability",
+            "the telemetry layer is applied twice; remove one, because the inner one does nothing"
+        );
+    }
+}
+
 pin_project! {
-    struct ResponseFuture {
+    /// Future of the response.
+    pub struct ResponseFuture<F> {
         // `None` if the request is not admitted.
         #[pin]
-        inner: Option<RouteFuture<Infallible>>,
+        inner: Option<F>,
+        // `None` if an enclosing layer measures the request.
         guard: Option<RequestGuard>,
     }
 }
 
-impl Future for ResponseFuture {
-    type Output = Result<http::Response<InstrumentedBody<Body, RequestGuard>>, Infallible>;
+impl<F, B, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+{
+    type Output = Result<Response<ResponseBody<B>>, E>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
+        let Some(guard) = this.guard else {
+            let response = match this.inner.as_pin_mut() {
+                Some(inner) => ready!(inner.poll(cx))?.map(Either::Left),
+                None => overload_response().map(Either::Right),
+            };
+            return Poll::Ready(Ok(response.map(|body| InstrumentedBody::new(body, None, None))));
+        };
         // Log lines and calls of the handler belong to this request.
-        let _attached = this.guard.as_ref().map(RequestGuard::attach);
         let mut response = match this.inner.as_pin_mut() {
             // After a panic the future is ready and is not polled again, so that unwind safety holds.
-            Some(inner) => match catch_unwind(AssertUnwindSafe(|| inner.poll(cx))) {
-                Ok(Poll::Pending) => return Poll::Pending,
-                Ok(Poll::Ready(Ok(response))) => response,
-                Err(_) => panic_response(),
-            },
-            None => overload_response(),
+            Some(inner) => {
+                let poll = || guard.in_context(|| inner.poll(cx));
+                match catch_unwind(AssertUnwindSafe(poll)) {
+                    Ok(Poll::Pending) => return Poll::Pending,
+                    Ok(Poll::Ready(Ok(response))) => response.map(Either::Left),
+                    Ok(Poll::Ready(Err(error))) => return Poll::Ready(Err(error)),
+                    Err(_) => panic_response().map(Either::Right),
+                }
+            }
+            None => overload_response().map(Either::Right),
         };
         let content_length = announced_length(&response);
         let guard = this.guard.take().and_then(|mut guard| {
-            guard.on_response(&mut response);
+            guard.on_response(&mut response, content_length);
             if guard.has_no_body(response.status()) || content_length == Some(0) {
                 guard.finish(None);
                 return None;
             }
             Some(guard)
         });
+        if matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+            // hyper would send the body over HTTP/2.
+            *response.body_mut() = Either::Right(Full::default());
+        }
         Poll::Ready(Ok(response.map(|body| InstrumentedBody::new(body, guard, content_length))))
-    }
-}
-
-/// Returns the length that hyper announces: the header `Content-Length`, or else the exact size of the body.
-fn announced_length(response: &Response) -> Option<u64> {
-    match response.headers().get(header::CONTENT_LENGTH) {
-        Some(length) => length.to_str().ok()?.parse().ok(),
-        None => response.body().size_hint().exact(),
     }
 }

@@ -1,87 +1,98 @@
 //! The guard of one request, and the responses that the layer sends itself.
 
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant, SystemTime};
+use std::fmt::Display;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use axum::extract::{MatchedPath, Request};
-use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, StatusCode, header};
+use bytes::Bytes;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http_body::Body as HttpBody;
 use opentelemetry::trace::{Status, TraceContextExt};
-use opentelemetry::{Context, ContextGuard};
+use opentelemetry::{Context, KeyValue};
 
 use super::X_TRACE_ID;
-use super::span::{context_of_current_span, generate_trace_context, set_request_attributes};
-use crate::error::{ErrorKind, Failure};
+use super::current::{RequestFields, with_fields};
+use super::forwarded::Origin;
+use super::long_lived::is_long_lived;
+use super::route::{RouteState, grpc_method};
+use super::span::{generate_trace_context, set_request_attributes};
+use crate::error::{ErrorKind, Failure, GrpcStatus};
 use crate::hex::write_hex;
-use crate::http::{BodyEnd, KnownMethod, OnBodyEnd};
+use crate::http::{BodyEnd, KnownMethod, OnBodyEnd, UrlScheme};
 use crate::logs::AccessEntry;
 use crate::metrics::{Outcome, ServerMetrics, UNMATCHED_ROUTE};
 use crate::telemetry::Telemetry;
-use crate::traces::propagation;
-
-/// State that the requests of one route share.
-pub(super) struct RouteState {
-    telemetry: Telemetry,
-    /// Route of the first request. Differs from a later one only if the router is nested several times.
-    route: OnceLock<&'static ServerMetrics>,
-}
-
-impl RouteState {
-    pub(super) fn new(telemetry: Telemetry) -> Self {
-        Self { telemetry, route: OnceLock::new() }
-    }
-
-    fn route(&self, request: &Request) -> &'static ServerMetrics {
-        let matched = request.extensions().get::<MatchedPath>();
-        let template = matched.map_or(UNMATCHED_ROUTE, MatchedPath::as_str);
-        let metrics = &self.telemetry.0.metrics;
-        let route = *self.route.get_or_init(|| metrics.route(template));
-        if route.template == template { route } else { metrics.route(template) }
-    }
-}
+use crate::traces::end_after;
 
 /// Guard of one request, from its arrival to the end of the response body.
 ///
 /// It records the request exactly once, also if it is dropped because the client disconnected.
-pub(super) struct RequestGuard {
+pub struct RequestGuard {
     state: Arc<RouteState>,
     route: &'static ServerMetrics,
     started: Instant,
-    /// Wall clock at `started`. The end of the span is computed from it, because the clock may be set.
-    started_at: SystemTime,
     method: KnownMethod,
+    is_head: bool,
+    is_connect: bool,
+    scheme: UrlScheme,
+    version: Version,
+    /// Path of the request, if it is needed for the log line or for the route of a gRPC call.
+    path: Option<PathAndQuery>,
+    is_grpc: bool,
     is_admitted: bool,
+    is_long_lived: bool,
     cx: Context,
+    /// Fields of the handler. Those of an enclosing request while this one is the current request.
+    fields: Option<RequestFields>,
     status: Option<StatusCode>,
+    grpc_status: Option<GrpcStatus>,
     failure: Option<Failure>,
     is_finished: bool,
 }
 
 impl RequestGuard {
-    pub(super) fn start(state: Arc<RouteState>, request: &Request) -> Self {
-        let (started, started_at) = (Instant::now(), SystemTime::now());
-        let method = KnownMethod::from(request.method());
-        let route = state.route(request);
+    pub(super) fn start<B>(
+        state: Arc<RouteState>,
+        default_scheme: UrlScheme,
+        request: &Request<B>,
+    ) -> Self {
+        let started = Instant::now();
+        let route = state.route(request.extensions());
         let telemetry = &state.telemetry.0;
-        let cx = if telemetry.otel.disabled {
-            propagation::extract(request.headers()).unwrap_or_else(generate_trace_context)
-        } else {
-            context_of_current_span()
-        };
-        set_request_attributes(&cx, request, method, route);
-        telemetry.metrics.server_active(method).increment(1);
+        let method = telemetry.otel.known_methods.classify(request.method());
+        let config = &telemetry.config;
+        // The trace layer has entered the span.
+        let cx = current_context(&state.telemetry);
+        let origin = Origin::new(request, &config.request.trusted_proxies);
+        let scheme = origin.scheme.unwrap_or(default_scheme);
+        let is_grpc = grpc_method(request).is_some();
+        set_request_attributes(&cx, request, method, scheme, route, &origin, &config.request);
+        telemetry.metrics.server_active(method, scheme).increment(1);
         let in_flight = telemetry.in_flight.fetch_add(1, Ordering::Relaxed);
-        let is_admitted = in_flight < telemetry.config.max_concurrent_requests.get();
+        let is_admitted = in_flight < config.max_concurrent_requests.get();
+        let path = (is_grpc || config.request.log_path)
+            .then(|| request.uri().path_and_query().cloned())
+            .flatten();
+        let fields = Some(RequestFields::new(&state.telemetry));
         Self {
             state,
             route,
             started,
-            started_at,
             method,
+            is_head: request.method() == Method::HEAD,
+            is_connect: request.method() == Method::CONNECT,
+            scheme,
+            version: request.version(),
+            path,
+            is_grpc,
             is_admitted,
+            is_long_lived: false,
             cx,
+            fields,
             status: None,
+            grpc_status: None,
             failure: None,
             is_finished: false,
         }
@@ -97,22 +108,31 @@ impl RequestGuard {
     pub(super) fn has_no_body(&self, status: StatusCode) -> bool {
         status.is_informational()
             || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
-            || self.method == KnownMethod::Head
-            || (self.method == KnownMethod::Connect && status.is_success())
+            || self.is_head
+            || (self.is_connect && status.is_success())
     }
 
-    /// Makes the request's context the current one.
-    pub(super) fn attach(&self) -> ContextGuard {
-        self.cx.clone().attach()
+    /// Makes this request the current one while `f` runs. The trace layer does that for its span.
+    pub(super) fn in_context<T>(&mut self, f: impl FnOnce() -> T) -> T {
+        with_fields(&mut self.fields, f)
     }
 
-    /// Takes the handler's [`Failure`] from the response and adds the trace id.
-    pub(super) fn on_response<B>(&mut self, response: &mut http::Response<B>) {
+    /// Takes the handler's [`Failure`] from the response and adds the trace id. `content_length` is the
+    /// announced length of the body.
+    pub(super) fn on_response<B>(
+        &mut self,
+        response: &mut Response<B>,
+        content_length: Option<u64>,
+    ) {
         self.status = Some(response.status());
         self.failure = response.extensions_mut().remove::<Failure>();
-        // An upgrade needs its own `Connection` header.
+        if self.is_grpc {
+            self.grpc_status = GrpcStatus::from_headers(response.headers());
+        }
+        let telemetry = &self.state.telemetry;
+        // An upgrade needs its own `Connection` header, and HTTP/2 has none.
         let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        if !self.state.telemetry.is_ready() && !is_upgrade {
+        if !telemetry.is_ready() && !is_upgrade && self.version < Version::HTTP_2 {
             // A client with a persistent connection reconnects elsewhere before this one is closed.
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
@@ -125,6 +145,11 @@ impl RequestGuard {
                 response.headers_mut().insert(X_TRACE_ID, id);
             }
         }
+        let long_lived_types = &telemetry.0.config.request.long_lived_types;
+        if content_length.is_none() && is_long_lived(response, long_lived_types) {
+            self.is_long_lived = true;
+            telemetry.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// Records the end of the request. `abort` is the reason if the response body is incomplete.
@@ -135,54 +160,110 @@ impl RequestGuard {
             return;
         }
         let latency = self.started.elapsed();
-        let telemetry = &self.state.telemetry;
-        telemetry.0.metrics.server_active(self.method).decrement(1);
-        telemetry.0.in_flight.fetch_sub(1, Ordering::Relaxed);
-        let is_server_error = self.status.is_some_and(|status| status.is_server_error())
-            || abort.as_ref().is_some_and(|(kind, _)| *kind != ErrorKind::Canceled);
-        let (error, details) = match (&abort, &self.failure, self.status) {
-            (Some((kind, details)), _, _) => (Some(*kind), details.as_str()),
-            (None, Some(failure), _) => (Some(failure.kind), failure.details.as_str()),
-            (None, None, Some(status)) => (
+        let telemetry = Arc::clone(&self.state.telemetry.0);
+        telemetry.metrics.server_active(self.method, self.scheme).decrement(1);
+        if !self.is_long_lived {
+            telemetry.in_flight.fetch_sub(1, Ordering::Relaxed);
+        }
+        let (error, details) = match (&abort, &self.failure, self.grpc_status, self.status) {
+            (Some((kind, details)), ..) => (Some(*kind), details.as_str()),
+            (None, Some(failure), ..) => (Some(failure.kind), failure.details.as_str()),
+            (None, None, Some(status), _) if !status.is_ok() => {
+                (Some(ErrorKind::Grpc(status)), status.name())
+            }
+            (None, None, _, Some(status)) => (
                 status.is_server_error().then_some(ErrorKind::Status(status)),
                 status.canonical_reason().unwrap_or_default(),
             ),
-            (None, None, None) => (None, ""),
+            (None, None, _, None) => (None, ""),
         };
+        let is_server_error = self.status.is_some_and(|status| status.is_server_error())
+            || (self.failure.is_none() && error.is_some_and(ErrorKind::is_server_error));
         let outcome = Outcome { method: self.method, status: self.status, error };
+        let route = self.final_route();
         let span = self.cx.span();
-        self.route.record(outcome, latency, telemetry.exemplar_context(span.span_context()));
-        self.end_span(outcome, is_server_error.then_some(details), latency);
+        if !self.is_long_lived {
+            let exemplar = self.state.telemetry.exemplar_context(span.span_context());
+            route.record(self.scheme, outcome, latency, exemplar);
+        }
+        self.end_span(route, outcome, is_server_error.then_some(details), latency);
 
         let http_status = self.failure.as_ref().map(|failure| failure.http_status).or(self.status);
-        telemetry.0.logger.access(&AccessEntry {
-            endpoint: self.route.template,
+        telemetry.logger.access(&AccessEntry {
+            endpoint: route.template,
             method: self.method.as_str(),
+            path: self
+                .path
+                .as_ref()
+                .filter(|_| telemetry.config.request.log_path)
+                .map(PathAndQuery::path),
             http_status: http_status.map(|status| status.as_u16()),
             is_server_error,
             failure: error.as_ref().map(|kind| (kind.as_str(), details)),
             latency_ms: u64::try_from(latency.as_millis()).unwrap_or(u64::MAX),
+            fields: self.fields.as_ref().map_or(&[], RequestFields::as_slice),
             span: span.span_context(),
         });
     }
 
-    fn end_span(&self, outcome: Outcome, error: Option<&str>, latency: Duration) {
+    /// Returns the route to record. That of a gRPC call is its method, unless the server does not
+    /// implement it: the client makes up the names of such methods.
+    fn final_route(&self) -> &'static ServerMetrics {
+        match (&self.path, self.grpc_status) {
+            (Some(path), Some(status)) if self.is_grpc => {
+                let is_known = status != GrpcStatus::UNIMPLEMENTED;
+                let template = if is_known { path.path() } else { UNMATCHED_ROUTE };
+                self.state.telemetry.0.metrics.route(template)
+            }
+            _ => self.route,
+        }
+    }
+
+    fn end_span(
+        &self,
+        route: &ServerMetrics,
+        outcome: Outcome,
+        error: Option<&str>,
+        latency: Duration,
+    ) {
         let span = self.cx.span();
         if !span.is_recording() {
             return;
         }
+        for field in self.fields.iter().flat_map(RequestFields::as_slice) {
+            span.set_attribute(field.clone());
+        }
         outcome.set_attributes(&span);
+        if let Some(status) = self.grpc_status {
+            span.set_attribute(KeyValue::new("rpc.response.status_code", status.name()));
+            let is_known = route.template != UNMATCHED_ROUTE;
+            let method = if is_known { &route.template[1..] } else { "_OTHER" };
+            span.set_attribute(KeyValue::new("rpc.system.name", "grpc"));
+            span.set_attribute(KeyValue::new("rpc.method", method.to_owned()));
+            span.update_name(if is_known { method } else { "grpc" }.to_owned());
+        }
         if let Some(error) = error {
             span.set_status(Status::error(error.to_owned()));
         }
-        span.end_with_timestamp(self.started_at + latency);
+        end_after(&span, latency);
+    }
+
+    fn on_trailers(&mut self, trailers: &HeaderMap) {
+        if self.is_grpc {
+            self.grpc_status = GrpcStatus::from_headers(trailers).or(self.grpc_status);
+        }
     }
 }
 
-impl OnBodyEnd<axum::Error> for RequestGuard {
-    fn end(&mut self, end: BodyEnd<'_, axum::Error>) {
+impl<E: Display> OnBodyEnd<E> for RequestGuard {
+    fn end(&mut self, end: BodyEnd<'_, E>) {
         let abort = match end {
-            BodyEnd::Complete => None,
+            BodyEnd::Complete { trailers } => {
+                if let Some(trailers) = trailers {
+                    self.on_trailers(trailers);
+                }
+                None
+            }
             BodyEnd::Failed(error) => Some(format!("response body failed: {error}")),
             BodyEnd::Panicked => Some("response body panicked".to_owned()),
             // Dropping the guard records that the client disconnected.
@@ -190,33 +271,78 @@ impl OnBodyEnd<axum::Error> for RequestGuard {
         };
         self.finish(abort.map(|details| (ErrorKind::Other, details)));
     }
+
+    fn in_context<T>(&mut self, poll: impl FnOnce() -> T) -> T {
+        RequestGuard::in_context(self, poll)
+    }
 }
 
 impl Drop for RequestGuard {
     fn drop(&mut self) {
-        if !self.is_finished {
-            let details = "client disconnected before the response completed".to_owned();
-            self.finish(Some((ErrorKind::Canceled, details)));
+        if self.is_finished {
+            return;
         }
+        // A response that announces no end ends when the client leaves.
+        self.finish((!self.is_long_lived).then(|| {
+            let details = "client disconnected before the response completed".to_owned();
+            (ErrorKind::Canceled, details)
+        }));
+    }
+}
+
+/// Returns the context of the server span, or generated ids if there is none.
+fn current_context(telemetry: &Telemetry) -> Context {
+    static IS_WARNED: AtomicBool = AtomicBool::new(false);
+    let cx = Context::current();
+    if cx.has_active_span() {
+        return cx;
+    }
+    if !telemetry.0.otel.disabled && !IS_WARNED.swap(true, Ordering::Relaxed) {
+        telemetry.0.logger.warn(
+            "requests have no spans; add the layer of `Telemetry::tracing_layer` to the tracing \
+             subscriber, and enable the target `observability` at the level INFO",
+        );
+    }
+    generate_trace_context()
+}
+
+/// Returns the length that hyper announces: the header `Content-Length`, or else the exact size of the body.
+pub(super) fn announced_length<B: HttpBody>(response: &Response<B>) -> Option<u64> {
+    match response.headers().get(header::CONTENT_LENGTH) {
+        Some(length) => length.to_str().ok()?.parse().ok(),
+        None => response.body().size_hint().exact(),
     }
 }
 
 /// Returns the response to a request that exceeds `MAX_CONCURRENT_REQUESTS`.
-pub(super) fn overload_response() -> Response {
-    let status = StatusCode::SERVICE_UNAVAILABLE;
-    let body = axum::Json(serde_json::json!({"error": ErrorKind::Overload.as_str()}));
-    let response = (status, [(header::RETRY_AFTER, "1")], body).into_response();
-    with_failure(response, ErrorKind::Overload, "too many requests in flight")
+pub(super) fn overload_response<B: From<Bytes>>() -> Response<B> {
+    let body = Bytes::from_static(br#"{"error":"overload"}"#);
+    let mut response = failure_response(
+        StatusCode::SERVICE_UNAVAILABLE,
+        body,
+        ErrorKind::Overload,
+        "too many requests in flight",
+    );
+    let headers = response.headers_mut();
+    headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
 }
 
 /// Returns the response to a request whose handler panicked.
-pub(super) fn panic_response() -> Response {
-    let response = StatusCode::INTERNAL_SERVER_ERROR.into_response();
-    with_failure(response, ErrorKind::Other, "handler panicked")
+pub(super) fn panic_response<B: From<Bytes>>() -> Response<B> {
+    let status = StatusCode::INTERNAL_SERVER_ERROR;
+    failure_response(status, Bytes::new(), ErrorKind::Other, "handler panicked")
 }
 
-fn with_failure(mut response: Response, kind: ErrorKind, details: &str) -> Response {
-    let failure = Failure::new(kind, response.status(), details);
-    response.extensions_mut().insert(failure);
+fn failure_response<B: From<Bytes>>(
+    status: StatusCode,
+    body: Bytes,
+    kind: ErrorKind,
+    details: &str,
+) -> Response<B> {
+    let mut response = Response::new(B::from(body));
+    *response.status_mut() = status;
+    response.extensions_mut().insert(Failure::new(kind, status, details));
     response
 }

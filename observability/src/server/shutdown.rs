@@ -4,9 +4,10 @@ use std::io::Write;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::error::Error;
+use crate::telemetry::Telemetry;
 
 /// Stage of the shutdown sequence, broadcast to every connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,17 +20,20 @@ pub(super) enum ShutdownPhase {
     Aborting,
 }
 
+/// Returns the time that is reserved for flushing spans and log lines: a quarter of `timeout`, at most two
+/// seconds.
+pub(super) fn flush_reserve(timeout: Duration) -> Duration {
+    (timeout / 4).min(Duration::from_secs(2))
+}
+
 /// Drains all connections and aborts those that are still open shortly before `deadline`.
-///
-/// A quarter of `timeout`, at most two seconds, is reserved for flushing spans and log lines.
 pub(super) async fn drain_connections(
     phase: &watch::Sender<ShutdownPhase>,
     deadline: Instant,
     timeout: Duration,
 ) {
-    let flush_reserve = (timeout / 4).min(Duration::from_secs(2));
     phase.send_replace(ShutdownPhase::Draining);
-    if timeout_at(deadline - flush_reserve, phase.closed()).await.is_ok() {
+    if timeout_at(deadline - flush_reserve(timeout), phase.closed()).await.is_ok() {
         return;
     }
     tracing::warn!(
@@ -39,6 +43,24 @@ pub(super) async fn drain_connections(
     );
     phase.send_replace(ShutdownPhase::Aborting);
     let _ = timeout_at(deadline, phase.closed()).await;
+}
+
+/// Reports unready and serves for `DRAIN_DELAY_MS`. Returns the deadline of the shutdown.
+pub(super) async fn delay_drain(
+    telemetry: &Telemetry,
+    signal: &str,
+    signals: &mut ShutdownSignals,
+) -> Instant {
+    telemetry.set_ready(false);
+    tracing::info!(target: "observability", signal, "stopping");
+    let config = &telemetry.0.config;
+    let now = Instant::now();
+    let deadline = now + config.shutdown_timeout;
+    tokio::select! {
+        () = sleep_until(deadline.min(now + config.drain_delay)) => {}
+        signal = signals.recv() => exit_on_second_signal(signal),
+    }
+    deadline
 }
 
 /// Ends the process without further cleanup.

@@ -22,9 +22,11 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::attributes::normalize_attributes;
+use super::end::resolve_end;
 use super::otlp::{SendError, SpanTransport, rejected_spans};
 use super::queue::SpanQueue;
-use crate::config::BatchConfig;
+use crate::config::OtelConfig;
 use crate::metrics::{ExportFailure, Metrics};
 
 /// Minimum interval between warnings about a failing backend.
@@ -41,6 +43,7 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
 #[derive(Clone)]
 pub(crate) struct BatchSpanProcessor {
     queue: Arc<SpanQueue>,
+    attribute_limit: usize,
     commands: mpsc::UnboundedSender<Command>,
     deadline: Arc<watch::Sender<Option<Instant>>>,
 }
@@ -57,10 +60,10 @@ impl BatchSpanProcessor {
         transport: impl SpanTransport + Send + 'static,
         url: String,
         runtime: Runtime,
-        config: BatchConfig,
+        otel: &OtelConfig,
         metrics: Arc<Metrics>,
     ) -> io::Result<Self> {
-        let queue = Arc::new(SpanQueue::new(config, metrics));
+        let queue = Arc::new(SpanQueue::new(otel.batch.clone(), metrics));
         let (commands, command_rx) = mpsc::unbounded_channel();
         let (deadline, deadline_rx) = watch::channel(None);
         let worker = Worker {
@@ -77,7 +80,8 @@ impl BatchSpanProcessor {
         thread::Builder::new()
             .name("span-export".to_owned())
             .spawn(move || runtime.block_on(worker.run(command_rx)))?;
-        Ok(Self { queue, commands, deadline: Arc::new(deadline) })
+        let attribute_limit = otel.attribute_limit;
+        Ok(Self { queue, attribute_limit, commands, deadline: Arc::new(deadline) })
     }
 
     /// Closes the queue and exports the queued spans within `limit`. Spans that have not ended are counted
@@ -116,7 +120,7 @@ impl SpanProcessor for BatchSpanProcessor {
 
     fn on_end(&self, mut span: SpanData) {
         if span.span_context.is_sampled() {
-            clear_status_of_events(&mut span);
+            finish_span(&mut span, self.attribute_limit);
             self.queue.enqueue(span);
         }
     }
@@ -129,6 +133,13 @@ impl SpanProcessor for BatchSpanProcessor {
     fn shutdown_with_timeout(&self, limit: Duration) -> OTelSdkResult {
         if self.stop(limit) { Ok(()) } else { Err(OTelSdkError::Timeout(limit)) }
     }
+}
+
+/// Completes a span that has ended, before it is exported.
+pub(super) fn finish_span(span: &mut SpanData, attribute_limit: usize) {
+    resolve_end(span);
+    normalize_attributes(span, attribute_limit);
+    clear_status_of_events(span);
 }
 
 /// Resets the status of an HTTP span that is not a failed one.

@@ -1,18 +1,24 @@
-//! Propagation of W3C Trace Context, the headers `traceparent` and `tracestate`.
+//! Propagation of W3C Trace Context, the headers `traceparent` and `tracestate`, and of W3C Baggage.
 //!
 //! The SDK's propagator accepts values that the specification rejects: duplicate headers, short ids,
 //! version `0`, flags `1`. Source: <https://www.w3.org/TR/trace-context/>, sections 3.2 and 3.3, and the
-//! `random-trace-id` flag of level 2, <https://www.w3.org/TR/trace-context-2/>, which is propagated
-//! unchanged.
+//! `random-trace-id` flag of level 2, <https://www.w3.org/TR/trace-context-2/>. The flag of a caller is
+//! propagated unchanged, and a trace that starts here has it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::Context;
+use opentelemetry::baggage::BaggageExt;
+use opentelemetry::propagation::TextMapCompositePropagator;
 use opentelemetry::propagation::text_map_propagator::FieldIter;
 use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator};
 use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState};
 
+use opentelemetry_http::HeaderInjector;
+use opentelemetry_sdk::propagation::BaggagePropagator;
+
+use crate::config::Propagators;
 use crate::hex::write_hex;
 
 /// Header with the ids of the trace and the calling span, and the sampled flag.
@@ -20,11 +26,14 @@ pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// Header with the state of tracing systems.
 pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
+/// Header with key-value pairs of the application (<https://www.w3.org/TR/baggage/>).
+pub const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
+
 /// Maximum number of members of a `tracestate` (section 3.3.1.1).
 const MAX_MEMBERS: usize = 32;
 
 /// The `random-trace-id` flag (Trace Context Level 2, section 3.2.2.5.2).
-const RANDOM: TraceFlags = TraceFlags::new(0x02);
+pub(crate) const RANDOM: TraceFlags = TraceFlags::new(0x02);
 
 /// Flags that have a meaning. Others must be sent as zero.
 const KNOWN_FLAGS: TraceFlags = TraceFlags::new(0x03);
@@ -55,7 +64,7 @@ fn extract_into(cx: &Context, headers: &HeaderMap) -> Option<Context> {
     let span = SpanContext::new(parent.trace_id, parent.span_id, parent.flags, true, state);
     let cx = cx.with_remote_span_context(span);
     let replaces_another = cx.get::<RemoteContext>().is_some();
-    let is_needed = remote.is_random || remote.state.is_some() || replaces_another;
+    let is_needed = !remote.is_random || remote.state.is_some() || replaces_another;
     Some(if is_needed { cx.with_value(remote) } else { cx })
 }
 
@@ -70,7 +79,8 @@ pub fn inject(cx: &Context, headers: &mut HeaderMap) {
     }
     let remote = cx.get::<RemoteContext>().filter(|remote| remote.trace_id == span.trace_id());
     let mut flags = span.trace_flags() & KNOWN_FLAGS;
-    if remote.is_some_and(|remote| remote.is_random) {
+    // A local span has the flag unless its caller lacks it, because the SDK generates trace ids at random.
+    if !span.is_remote() && remote.is_none_or(|remote| remote.is_random) {
         flags = flags | RANDOM;
     }
     if let Ok(value) = HeaderValue::from_bytes(&format_traceparent(span, flags)) {
@@ -85,6 +95,41 @@ pub fn inject(cx: &Context, headers: &mut HeaderMap) {
     if let Some(value) = state.filter(|value| !value.is_empty()) {
         headers.insert(TRACESTATE, value);
     }
+}
+
+/// Returns a context with what the headers of `propagators` hold, or `None` without any.
+pub(crate) fn extract_all(propagators: Propagators, headers: &HeaderMap) -> Option<Context> {
+    let cx = if propagators.trace_context { extract(headers) } else { None };
+    if !propagators.baggage || !headers.contains_key(BAGGAGE) {
+        return cx;
+    }
+    // Several headers are one list (RFC 9110, section 5.3).
+    let values = headers.get_all(BAGGAGE).iter().filter_map(|value| value.to_str().ok());
+    let list = values.collect::<Vec<_>>().join(",");
+    let carrier = HashMap::from([(BAGGAGE.as_str().to_owned(), list)]);
+    Some(BaggagePropagator::new().extract_with_context(&cx.unwrap_or_default(), &carrier))
+}
+
+/// Sets the headers of `propagators` of a call to what `cx` holds.
+pub(crate) fn inject_all(propagators: Propagators, cx: &Context, headers: &mut HeaderMap) {
+    if propagators.trace_context {
+        inject(cx, headers);
+    }
+    if propagators.baggage && !cx.baggage().is_empty() {
+        BaggagePropagator::new().inject_context(cx, &mut HeaderInjector(headers));
+    }
+}
+
+/// Returns the propagator of OpenTelemetry's API with the headers of `propagators`.
+pub(crate) fn text_map_propagator(propagators: Propagators) -> TextMapCompositePropagator {
+    let mut parts: Vec<Box<dyn TextMapPropagator + Send + Sync>> = Vec::new();
+    if propagators.trace_context {
+        parts.push(Box::new(TraceContextPropagator));
+    }
+    if propagators.baggage {
+        parts.push(Box::new(BaggagePropagator::new()));
+    }
+    TextMapCompositePropagator::new(parts)
 }
 
 /// Part of a remote trace context that OpenTelemetry's types cannot hold. Propagated with its trace only.

@@ -82,8 +82,10 @@ fn request_data_is_escaped() {
             assert!(matches!(&line["endpoint"], "/echo" | "unmatched"), "{line:?}");
             assert_eq!(&line["service"], "A");
         }
-        // One line per request after the startup line. `log` rejects malformed lines.
-        assert_eq!(service.log().len(), 1 + trace_ids.len());
+        // One line per request after the startup line, and one for the request that hyper rejects. `log`
+        // rejects malformed lines.
+        service.wait_for_message("request rejected before it reached a route");
+        assert_eq!(service.log().len(), 2 + trace_ids.len());
     }
 }
 

@@ -1,8 +1,8 @@
 //! Metrics.
 
 use testkit::http::Request;
-use testkit::otlp::{OtlpCollector, Protocol};
-use testkit::{FakeServer, Reply, ReservedPort};
+use testkit::otlp::{Behavior, OtlpCollector, Protocol};
+use testkit::{FakeServer, Reply};
 
 use crate::service_a;
 
@@ -34,8 +34,8 @@ fn request_sample_labels() {
     assert_eq!(
         bounds,
         [
-            "0.005", "0.01", "0.025", "0.05", "0.075", "0.1", "0.25", "0.5", "0.75", "1", "2.5",
-            "5", "7.5", "10", "+Inf"
+            "0.0005", "0.001", "0.0025", "0.005", "0.01", "0.025", "0.05", "0.075", "0.1", "0.25",
+            "0.5", "0.75", "1", "1.25", "2.5", "5", "7.5", "10", "+Inf"
         ]
     );
     assert_eq!(page.types["http_server_active_requests"], "gauge");

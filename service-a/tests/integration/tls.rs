@@ -20,7 +20,7 @@ fn trusted_certificate_exports() {
             let service = service_a()
                 .envs(collector.variables(protocol))
                 .env(ENDPOINT, proxy.url())
-                .env(variable, &proxy.certificate_file)
+                .env(variable, &proxy.certificate.certificate_file)
                 .serve();
             let response = service.get("/echo");
             let span = collector.wait_for_trace(response.trace_id(), 1).remove(0);
@@ -46,7 +46,8 @@ fn assert_handshake_failure_is_logged(protocol: Protocol) {
     let address = collector.address();
     let proxy = TlsProxy::start("127.0.0.1", address);
     let misnamed = TlsProxy::start("elsewhere.test", address);
-    let (trusted, other) = (&proxy.certificate_file, &misnamed.certificate_file);
+    let (trusted, other) =
+        (&proxy.certificate.certificate_file, &misnamed.certificate.certificate_file);
     let plain_text = format!("https://{address}");
     for (case, endpoint, configured, system_roots, details) in [
         ("not in the configured file", proxy.url(), Some(other), trusted, "UnknownIssuer"),

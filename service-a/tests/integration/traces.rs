@@ -28,10 +28,15 @@ fn server_span_attributes() {
     assert_eq!(
         json!(span.attributes),
         json!({
+            "client.address": "127.0.0.1",
             "http.request.method": "GET",
             "http.response.status_code": 200,
             "http.route": "/echo",
+            "network.peer.address": "127.0.0.1",
+            "network.peer.port": span.attributes["network.peer.port"],
             "network.protocol.version": "1.1",
+            "server.address": "test",
+            "server.port": 80,
             "url.path": "/echo",
             "url.scheme": "http",
             "user_agent.original": "test/1",

@@ -161,7 +161,7 @@ fn call_records_one_sample() {
     );
     assert_eq!(call.value, 1.0);
     let buckets = page.named("http_client_request_duration_seconds_bucket").count();
-    assert_eq!(buckets, 15);
+    assert_eq!(buckets, 19);
     assert_eq!(page.sum(CLIENT_ERRORS, &[]), 0.0);
     let served = [("http_route", "/call-echo"), ("http_response_status_code", "200")];
     assert_eq!(page.value(SERVER_DURATION_COUNT, &served), Some(1.0));

@@ -65,7 +65,7 @@ fn flags_match_variables() {
     assert_eq!(service.get("/call-echo?msg=hello").status, 200);
     assert_eq!(service.get("/metrics").status, 404);
     let page = http::get(service.admin_address(), "/metrics");
-    assert!(page.text().contains(r#"build_info{service="service-b""#));
+    assert!(page.text().contains(r#"service="service-b""#));
 }
 
 #[test]

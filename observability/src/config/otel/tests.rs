@@ -171,3 +171,17 @@ fn zero_batch_size_is_named() {
     let expected = "OTEL_BSP_MAX_QUEUE_SIZE: expected a number greater than 0; using the default";
     assert_eq!(config.warnings, [expected]);
 }
+
+#[test]
+fn instance_id_is_random_uuid() {
+    let id = || {
+        let resource = read(&[]).resource(&SERVICE);
+        resource.get(&INSTANCE_ID.into()).unwrap().to_string()
+    };
+    let (first, second) = (id(), id());
+    assert_ne!(first, second);
+    let lengths: Vec<_> = first.split('-').map(str::len).collect();
+    assert_eq!(lengths, [8, 4, 4, 4, 12], "{first}");
+    assert_eq!(&first[14..15], "4", "{first}");
+    assert!(matches!(&first[19..20], "8" | "9" | "a" | "b"), "{first}");
+}

@@ -16,6 +16,13 @@ const HAS_IS_REMOTE: u32 = 0x100;
 /// `SpanFlags.CONTEXT_IS_REMOTE_MASK`
 const IS_REMOTE: u32 = 0x200;
 
+/// Tag of `KeyValue.key`.
+const KEY: u8 = 1 << 3 | Wire::Length as u8;
+/// Tag of `KeyValue.value`.
+const VALUE: u8 = 2 << 3 | Wire::Length as u8;
+/// Tag of `AnyValue.string_value`.
+const STRING_VALUE: u8 = 1 << 3 | Wire::Length as u8;
+
 /// Encodes the resource, which is part of each request.
 pub(super) fn resource(resource: &Resource) -> Vec<u8> {
     let mut buf = Vec::new();
@@ -175,7 +182,22 @@ fn attributes<'a>(
     }
 }
 
+/// Writes a `KeyValue`. The length of a short text is known before it is written, which costs half as much
+/// as a message whose length is inserted. Nearly all attributes are such texts.
 fn attribute(buf: &mut Vec<u8>, field: u32, key: &str, value: &Value) {
+    if let Value::String(text) = value
+        && let (key, text) = (key.as_bytes(), text.as_str().as_bytes())
+        && !key.is_empty()
+        && let Ok(length @ ..0x80) = u8::try_from(key.len() + text.len() + 6)
+    {
+        let (key_length, text_length) = (key.len() as u8, text.len() as u8);
+        tag(buf, field, Wire::Length);
+        buf.extend_from_slice(&[length, KEY, key_length]);
+        buf.extend_from_slice(key);
+        buf.extend_from_slice(&[VALUE, text_length + 2, STRING_VALUE, text_length]);
+        buf.extend_from_slice(text);
+        return;
+    }
     message(buf, field, |buf| {
         string(buf, 1, key);
         message(buf, 2, |buf| any_value(buf, value));
@@ -261,13 +283,17 @@ fn message(buf: &mut Vec<u8>, field: u32, write: impl FnOnce(&mut Vec<u8>)) {
     let start = buf.len();
     buf.push(0);
     write(buf);
-    let length = buf.len() - start - 1;
+    let end = buf.len();
+    let length = end - start - 1;
     match u8::try_from(length) {
         Ok(length @ ..0x80) => buf[start] = length,
         _ => {
             let mut prefix = Vec::with_capacity(10);
             varint(&mut prefix, length as u64);
-            buf.splice(start..=start, prefix);
+            let shift = prefix.len() - 1;
+            buf.extend_from_slice(&prefix[..shift]);
+            buf.copy_within(start + 1..end, start + 1 + shift);
+            buf[start..=start + shift].copy_from_slice(&prefix);
         }
     }
 }

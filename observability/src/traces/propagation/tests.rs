@@ -103,7 +103,7 @@ fn unrecorded_span_keeps_remote_context() {
     let cx = extract(&headers(&[("traceparent", &random), ("tracestate", &long_key)])).unwrap();
     let trace_id = cx.span().span_context().trace_id();
     for (trace_id, flags, state) in
-        [(trace_id, "02", Some(long_key.as_str())), (TraceId::from(1), "00", None)]
+        [(trace_id, "02", Some(long_key.as_str())), (TraceId::from(1), "02", None)]
     {
         // As the SDK makes a span that it does not record.
         let flags_of_span = TraceFlags::default();

@@ -11,7 +11,7 @@ use super::*;
 const MIB: usize = 1024 * 1024;
 
 fn new_queue() -> SpanQueue {
-    SpanQueue::new(BatchConfig::default(), Arc::new(Metrics::new("test", "0", "0")))
+    SpanQueue::new(BatchConfig::default(), Arc::new(Metrics::new("test", "0", "0", 99)))
 }
 
 fn enqueue(queue: &SpanQueue, id: u64, bytes: usize) {

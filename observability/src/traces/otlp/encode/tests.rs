@@ -35,7 +35,10 @@ fn plain() -> SpanData {
 
 fn everything(kind: SpanKind, status: Status) -> SpanData {
     let attributes = || {
-        vec![
+        // Lengths around those at which a length prefix needs one more byte.
+        let texts = (110..130).chain(16_370..16_390).map(|n| KeyValue::new("text", "x".repeat(n)));
+        let others = [
+            KeyValue::new("", "no key"),
             KeyValue::new("empty", ""),
             KeyValue::new("long", "x".repeat(300)),
             KeyValue::new("negative", -1),
@@ -49,7 +52,8 @@ fn everything(kind: SpanKind, status: Status) -> SpanData {
             KeyValue::new("floats", Value::Array(Array::F64(vec![0.0, 2.5]))),
             KeyValue::new("strings", Value::Array(Array::String(vec!["".into(), "é".into()]))),
             KeyValue::new("none", Value::Array(Array::I64(vec![]))),
-        ]
+        ];
+        texts.chain(others).collect::<Vec<_>>()
     };
     let mut span = plain();
     span.span_context = context("vendor=value,other=1");

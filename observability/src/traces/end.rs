@@ -1,0 +1,26 @@
+//! End of a span whose duration was measured with the monotonic clock.
+
+use std::time::{Duration, SystemTime};
+
+use opentelemetry::trace::SpanRef;
+use opentelemetry_sdk::trace::SpanData;
+
+/// Latest end that is taken as relative. No span ends within a year of the epoch.
+const MAX_RELATIVE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// Ends a span `duration` after its start.
+///
+/// The wall clock may be set while the span lives, and only the SDK knows the start. The end is therefore
+/// set relative to the epoch, and [`resolve_end`] adds the start.
+pub(crate) fn end_after(span: &SpanRef<'_>, duration: Duration) {
+    span.end_with_timestamp(SystemTime::UNIX_EPOCH + duration);
+}
+
+/// Makes the end that [`end_after`] set absolute, and moves an end before the start to the start.
+pub(super) fn resolve_end(span: &mut SpanData) {
+    let relative = span.end_time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    if relative <= MAX_RELATIVE {
+        span.end_time = span.start_time + relative;
+    }
+    span.end_time = span.end_time.max(span.start_time);
+}
