@@ -25,7 +25,7 @@ fn exports_on_current_thread_runtime() {
         let service = current_thread().envs(collector.variables(protocol)).serve();
         let response = service.get("/hello");
         collector.wait_for_trace(response.trace_id(), 1);
-        collector.set_behavior(Behavior::Fail { grpc: 14, http: 503 });
+        collector.set_behavior(Behavior::Fail { grpc: 3, http: 400 });
         assert_eq!(service.get("/hello").text(), "hello");
         service.wait_for_metrics("a failed span", |page| {
             page.sum("otel_sdk_exporter_span_exported_total", &[("error_type", "failed")]) == 1.0

@@ -9,6 +9,7 @@ use std::time::Duration;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
@@ -26,6 +27,7 @@ use tonic::codec::CompressionEncoding;
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
+use tonic_types::StatusExt;
 
 use crate::event_log::EventLog;
 
@@ -111,6 +113,10 @@ pub enum Behavior {
     AcceptAfter(Duration),
     /// Reports a partial success with this number of rejected spans, however many were sent.
     Reject(i64),
+    /// Refuses requests with more spans than this because of their size.
+    LimitSpans(usize),
+    /// Fails the request and demands this delay before a retry, in whole seconds.
+    Throttle(Duration),
     /// Fails the request.
     Fail {
         /// gRPC status code, such as 14 (`UNAVAILABLE`).
@@ -209,21 +215,35 @@ struct CollectorState {
 }
 
 impl CollectorState {
-    /// Applies the behavior to a request and records the accepted spans. Returns the response, or the gRPC
-    /// and HTTP status of a failure.
+    /// Applies the behavior to a request and records the accepted spans.
     async fn handle(
         &self,
         protocol: Protocol,
         headers: HeaderMap,
         request: ExportTraceServiceRequest,
-    ) -> Result<ExportTraceServiceResponse, (i32, u16)> {
+    ) -> Result<ExportTraceServiceResponse, Failure> {
         let mut rejected_spans = 0;
         let behavior = *self.behavior.lock();
         match behavior {
             Behavior::Accept => {}
             Behavior::AcceptAfter(delay) => tokio::time::sleep(delay).await,
             Behavior::Reject(count) => rejected_spans = count,
-            Behavior::Fail { grpc, http } => return Err((grpc, http)),
+            Behavior::LimitSpans(limit) => {
+                let resources = request.resource_spans.iter();
+                let scopes = resources.flat_map(|resource| &resource.scope_spans);
+                if scopes.map(|scope| scope.spans.len()).sum::<usize>() > limit {
+                    let message = "grpc: received message larger than max";
+                    return Err(Failure { grpc: 8, http: 413, message, retry_after: None });
+                }
+            }
+            Behavior::Throttle(delay) => {
+                let (message, retry_after) = ("refused", Some(delay));
+                return Err(Failure { grpc: 14, http: 503, message, retry_after });
+            }
+            Behavior::Fail { grpc, http } => {
+                let (message, retry_after) = ("refused", None);
+                return Err(Failure { grpc, http, message, retry_after });
+            }
         }
         let spans = request.resource_spans.into_iter().flat_map(|resource_spans| {
             let resource = resource_spans.resource.unwrap_or_default().attributes;
@@ -245,6 +265,14 @@ impl CollectorState {
         });
         Ok(ExportTraceServiceResponse { partial_success })
     }
+}
+
+/// Response to a request that fails.
+struct Failure {
+    grpc: i32,
+    http: u16,
+    message: &'static str,
+    retry_after: Option<Duration>,
 }
 
 async fn serve(listener: TcpListener, state: CollectorState) {
@@ -270,7 +298,13 @@ impl TraceService for CollectorState {
     ) -> Result<tonic::Response<ExportTraceServiceResponse>, tonic::Status> {
         let (metadata, _, request) = request.into_parts();
         let response = self.handle(Protocol::Grpc, metadata.into_headers(), request).await;
-        let status = |(code, _): (i32, _)| tonic::Status::new(code.into(), "refused");
+        let status = |Failure { grpc, message, retry_after, .. }| {
+            let details = tonic_types::ErrorDetails::with_retry_info(retry_after);
+            match retry_after {
+                Some(_) => tonic::Status::with_error_details(grpc.into(), message, details),
+                None => tonic::Status::new(grpc.into(), message),
+            }
+        };
         response.map(tonic::Response::new).map_err(status)
     }
 }
@@ -279,18 +313,24 @@ async fn export_http(
     State(state): State<CollectorState>,
     headers: HeaderMap,
     body: Bytes,
-) -> Result<Vec<u8>, StatusCode> {
+) -> Result<Vec<u8>, Response> {
+    let bad_request = || StatusCode::BAD_REQUEST.into_response();
     let mut bytes = body.to_vec();
     if headers.get("content-encoding").is_some_and(|encoding| encoding == "gzip") {
         bytes.clear();
         let decompressed = flate2::read::GzDecoder::new(&*body).read_to_end(&mut bytes);
-        decompressed.map_err(|_| StatusCode::BAD_REQUEST)?;
+        decompressed.map_err(|_| bad_request())?;
     }
-    let request =
-        ExportTraceServiceRequest::decode(&*bytes).map_err(|_| StatusCode::BAD_REQUEST)?;
+    let request = ExportTraceServiceRequest::decode(&*bytes).map_err(|_| bad_request())?;
     let response = state.handle(Protocol::HttpProtobuf, headers, request).await;
-    let status = |(_, status)| StatusCode::from_u16(status).unwrap();
-    response.map(|response| response.encode_to_vec()).map_err(status)
+    let failure = |Failure { http, message, retry_after, .. }| {
+        let mut response = (StatusCode::from_u16(http).unwrap(), message).into_response();
+        if let Some(delay) = retry_after {
+            response.headers_mut().insert("retry-after", delay.as_secs().into());
+        }
+        response
+    };
+    response.map(|response| response.encode_to_vec()).map_err(failure)
 }
 
 fn convert_span(span: wire::Span, resource: &[KeyValue]) -> Span {

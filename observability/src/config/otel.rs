@@ -73,7 +73,7 @@ pub(crate) enum Protocol {
 impl FromStr for Protocol {
     type Err = &'static str;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
+        match &*text.to_ascii_lowercase() {
             "grpc" => Ok(Self::Grpc),
             "http/protobuf" => Ok(Self::HttpProtobuf),
             _ => Err("expected grpc or http/protobuf"),
@@ -184,10 +184,11 @@ struct EnvReader<'a> {
 }
 
 impl EnvReader<'_> {
-    /// Returns the value of a variable. An empty value counts as unset.
+    /// Returns the value of a variable without surrounding whitespace, which a value from a file may have.
+    /// An empty value counts as unset.
     fn text(&mut self, variable: &str) -> Option<String> {
         match (self.lookup)(variable)?.into_string() {
-            Ok(text) => Some(text).filter(|text| !text.is_empty()),
+            Ok(text) => Some(text.trim().to_owned()).filter(|text| !text.is_empty()),
             Err(_) => {
                 self.error(variable, "not valid UTF-8");
                 None
@@ -206,6 +207,11 @@ impl EnvReader<'_> {
         }
     }
 
+    /// Returns the value of an enumeration in lower case, because its values match in any case.
+    fn enum_value(&mut self, variable: &str) -> Option<String> {
+        Some(self.text(variable)?.to_ascii_lowercase())
+    }
+
     fn warn(&mut self, variable: &str, message: &str) {
         self.warnings.push(format!("{variable}: {message}"));
     }
@@ -219,7 +225,7 @@ fn read_otlp(env: &mut EnvReader<'_>) -> Option<OtlpConfig> {
     const EXPORTER: &str = "OTEL_TRACES_EXPORTER";
     const TRACES_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
     const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
-    match env.text(EXPORTER).as_deref() {
+    match env.enum_value(EXPORTER).as_deref() {
         None | Some("otlp") => {}
         Some("none") => return None,
         Some(_) => env.warn(EXPORTER, "expected otlp or none; using otlp"),
@@ -247,9 +253,7 @@ fn read_otlp(env: &mut EnvReader<'_>) -> Option<OtlpConfig> {
     let certificates = None;
     #[cfg(feature = "tls")]
     let certificates = if url.scheme() == "https" { read_certificates(env) } else { None };
-    let endpoint = if url.username().is_empty() && url.password().is_none() {
-        endpoint
-    } else {
+    if !url.username().is_empty() || url.password().is_some() {
         // The transports ignore credentials in the URL and would log them.
         env.warn(
             variable,
@@ -257,19 +261,18 @@ fn read_otlp(env: &mut EnvReader<'_>) -> Option<OtlpConfig> {
         );
         let _ = url.set_username("");
         let _ = url.set_password(None);
-        url.to_string()
-    };
+    }
     // The specification's default is http/protobuf. Port 4317 is registered for OTLP over gRPC.
     let protocol = protocol.unwrap_or(match url.port() {
         Some(4317) => Protocol::Grpc,
         _ => Protocol::HttpProtobuf,
     });
-    let endpoint = match protocol {
-        Protocol::HttpProtobuf if variable == ENDPOINT => {
-            format!("{}/v1/traces", endpoint.trim_end_matches('/'))
-        }
-        _ => endpoint,
-    };
+    if protocol == Protocol::HttpProtobuf && variable == ENDPOINT {
+        // The query, which may hold a key, stays behind the path.
+        let path = format!("{}/v1/traces", url.path().trim_end_matches('/'));
+        url.set_path(&path);
+    }
+    let endpoint = url.to_string();
     Some(OtlpConfig { endpoint, protocol, gzip, certificates })
 }
 
@@ -278,7 +281,7 @@ fn read_otlp(env: &mut EnvReader<'_>) -> Option<OtlpConfig> {
 fn read_compression(env: &mut EnvReader<'_>) -> bool {
     let mut gzip = None;
     for variable in ["OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION"] {
-        match env.text(variable).map(|text| text.to_ascii_lowercase()).as_deref() {
+        match env.enum_value(variable).as_deref() {
             None => {}
             Some("gzip") => gzip = gzip.or(Some(true)),
             Some("none") => gzip = gzip.or(Some(false)),
@@ -330,7 +333,7 @@ fn read_sampler(env: &mut EnvReader<'_>) -> Sampler {
         }
     };
     let parent_based = |root| Sampler::ParentBased(Box::new(root));
-    match env.text(SAMPLER).as_deref() {
+    match env.enum_value(SAMPLER).as_deref() {
         None | Some("parentbased_always_on") => parent_based(Sampler::AlwaysOn),
         Some("always_on") => Sampler::AlwaysOn,
         Some("always_off") => Sampler::AlwaysOff,
@@ -379,7 +382,14 @@ fn read_positive<T>(env: &mut EnvReader<'_>, variable: &str, default: T) -> T
 where
     T: FromStr<Err: fmt::Display> + PartialEq + Default,
 {
-    env.parse(variable).filter(|number| *number != T::default()).unwrap_or(default)
+    match env.parse(variable) {
+        Some(number) if number != T::default() => number,
+        Some(_) => {
+            env.warn(variable, "expected a number greater than 0; using the default");
+            default
+        }
+        None => default,
+    }
 }
 
 #[cfg(test)]

@@ -11,24 +11,25 @@ use super::{SPANS_EXPORTED, SPANS_PROCESSED, SPANS_STARTED, label};
 /// [`SPANS_EXPORTED`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ExportFailure {
-    /// The backend did not respond in time.
-    Timeout,
-    /// The export failed.
+    /// The export failed, and a retry would fail as well.
     Failed,
     /// The backend responded that it rejects the span.
     Rejected,
+    /// The backend refused the span alone because of its size.
+    TooLarge,
     /// The service stopped first.
     Shutdown,
 }
 
 impl ExportFailure {
-    const ALL: [Self; 4] = [Self::Timeout, Self::Failed, Self::Rejected, Self::Shutdown];
+    pub(crate) const ALL: [Self; 4] =
+        [Self::Failed, Self::Rejected, Self::TooLarge, Self::Shutdown];
 
     pub(crate) fn as_str(self) -> &'static str {
         match self {
-            Self::Timeout => "timeout",
             Self::Failed => "failed",
             Self::Rejected => "rejected",
+            Self::TooLarge => "too_large",
             Self::Shutdown => "shutdown",
         }
     }
@@ -68,7 +69,7 @@ impl SpanMetrics {
         self.dropped.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Records spans that left the queue for the exporter.
+    /// Records spans whose export has ended.
     pub(crate) fn processed(&self, spans: u64) {
         self.processed.increment(spans);
     }

@@ -19,6 +19,7 @@ mod end;
 mod otlp;
 mod processor;
 pub mod propagation;
+mod queue;
 
 use std::error::Error;
 use std::sync::Arc;
@@ -28,7 +29,7 @@ use opentelemetry::InstrumentationScope;
 use opentelemetry::trace::noop::NoopTracer;
 use opentelemetry::trace::{Tracer, TracerProvider as _};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, SpanExporter};
+use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
 use tokio::runtime::Runtime;
 use tracing::{Level, Metadata, Subscriber};
 use tracing_opentelemetry::OpenTelemetryLayer;
@@ -38,13 +39,14 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Layer, Registry};
 
 use crate::config::{OtelConfig, OtlpConfig, Protocol, ServiceInfo};
+use crate::http::redact_url;
 use crate::logs::{LogLayer, Logger};
 use crate::metrics::Metrics;
 
 #[cfg(feature = "testing")]
 pub(crate) use capture::SpanCapture;
 pub(crate) use end::end_after;
-use otlp::{GrpcExporter, HttpExporter, PartialSuccess};
+use otlp::{GrpcExporter, HttpExporter};
 use processor::BatchSpanProcessor;
 
 /// Version of the semantic conventions that names and attributes follow.
@@ -173,20 +175,18 @@ fn start_exporter(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // The processor's own timeout expires first and names the reason. This one is a safeguard.
     let timeout = otel.batch.export_timeout + Duration::from_secs(1);
-    let partial_success = PartialSuccess::default();
     let metrics = Arc::clone(metrics);
+    let url = redact_url(&otlp.endpoint.parse()?);
     match otlp.protocol {
         Protocol::Grpc => {
-            let build = || GrpcExporter::new(otlp, timeout, partial_success.clone());
-            let (runtime, mut exporter) = build_on_runtime(runtime, build)?;
-            exporter.set_resource(resource);
-            Ok(BatchSpanProcessor::start(exporter, partial_success, runtime, otel, metrics)?)
+            let build = || GrpcExporter::new(otlp, timeout, resource);
+            let (runtime, exporter) = build_on_runtime(runtime, build)?;
+            Ok(BatchSpanProcessor::start(exporter, url, runtime, otel, metrics)?)
         }
         Protocol::HttpProtobuf => {
-            let build = || HttpExporter::new(otlp, timeout, partial_success.clone());
-            let (runtime, mut exporter) = build_on_runtime(runtime, build)?;
-            exporter.set_resource(resource);
-            Ok(BatchSpanProcessor::start(exporter, partial_success, runtime, otel, metrics)?)
+            let build = || HttpExporter::new(otlp, timeout, resource);
+            let (runtime, exporter) = build_on_runtime(runtime, build)?;
+            Ok(BatchSpanProcessor::start(exporter, url, runtime, otel, metrics)?)
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Metrics.
 
 use testkit::http::Request;
-use testkit::otlp::{OtlpCollector, Protocol};
-use testkit::{FakeServer, Reply, ReservedPort};
+use testkit::otlp::{Behavior, OtlpCollector, Protocol};
+use testkit::{FakeServer, Reply};
 
 use crate::service_a;
 
@@ -156,11 +156,9 @@ fn queue_full_spans_are_counted() {
 /// Every dropped span is counted by reason, but only the first is logged.
 #[test]
 fn export_failures_are_counted() {
-    let port = ReservedPort::bind();
-    let service = service_a()
-        .env("OTEL_EXPORTER_OTLP_ENDPOINT", port.url())
-        .env("OTEL_BSP_SCHEDULE_DELAY", "1")
-        .serve();
+    let collector = OtlpCollector::start();
+    collector.set_behavior(Behavior::Fail { grpc: 3, http: 400 });
+    let service = service_a().envs(collector.variables(Protocol::Grpc)).serve();
     let failed = [("error_type", "failed")];
     for number in 1..=3 {
         assert_eq!(service.get("/echo").status, 200);

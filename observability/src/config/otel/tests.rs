@@ -42,7 +42,7 @@ fn protocol_defaults_by_port() {
     let (grpc, http) = (Protocol::Grpc, Protocol::HttpProtobuf);
     type Case = (&'static [(&'static str, &'static str)], Protocol, &'static str);
     let cases: [Case; 5] = [
-        (&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4317")], grpc, "http://c:4317"),
+        (&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4317")], grpc, "http://c:4317/"),
         (&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318/")], http, "http://c:4318/v1/traces"),
         (
             &[
@@ -50,7 +50,7 @@ fn protocol_defaults_by_port() {
                 ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
             ],
             grpc,
-            "http://c:1",
+            "http://c:1/",
         ),
         (
             &[
@@ -67,7 +67,7 @@ fn protocol_defaults_by_port() {
                 ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
             ],
             grpc,
-            "http://c:1",
+            "http://c:1/",
         ),
     ];
     for (pairs, protocol, endpoint) in cases {
@@ -140,6 +140,36 @@ fn resource_has_service_name() {
     };
     assert_eq!(name(&read(&[])), "service-t");
     assert_eq!(name(&read(&[("OTEL_SERVICE_NAME", "other")])), "other");
+}
+
+/// A value from a file may end in a newline. The query stays behind the path that is added.
+#[test]
+fn endpoint_is_trimmed_with_query() {
+    let otlp = |endpoint| read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)]).otlp.unwrap();
+    assert_eq!(otlp(" http://c:4317\n").endpoint, "http://c:4317/");
+    assert_eq!(otlp("http://c:1/api/?key=s\r\n").endpoint, "http://c:1/api/v1/traces?key=s");
+}
+
+#[test]
+fn enum_values_match_any_case() {
+    let config = read(&[
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:1"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "GRPC"),
+        ("OTEL_TRACES_SAMPLER", "ALWAYS_OFF"),
+    ]);
+    assert_eq!(config.otlp.unwrap().protocol, Protocol::Grpc);
+    assert!(matches!(config.sampler, Sampler::AlwaysOff), "{:?}", config.sampler);
+    assert_eq!(config.warnings, [""; 0]);
+    let none = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:1"), ("OTEL_TRACES_EXPORTER", "NONE")];
+    assert_eq!(read(&none).otlp, None);
+}
+
+#[test]
+fn zero_batch_size_is_named() {
+    let config = read(&[("OTEL_BSP_MAX_QUEUE_SIZE", "0")]);
+    assert_eq!(config.batch.max_queue_size, 2048);
+    let expected = "OTEL_BSP_MAX_QUEUE_SIZE: expected a number greater than 0; using the default";
+    assert_eq!(config.warnings, [expected]);
 }
 
 #[test]

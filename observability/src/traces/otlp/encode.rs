@@ -54,6 +54,47 @@ pub(super) fn request(buf: &mut Vec<u8>, resource: &[u8], batch: &[SpanData]) {
     });
 }
 
+/// Returns an upper bound of the encoded size of a span, in bytes.
+pub(in crate::traces) fn max_size(span: &SpanData) -> usize {
+    let events = span.events.events.iter();
+    let links = span.links.links.iter();
+    let description = match &span.status {
+        Status::Error { description } => description.len(),
+        _ => 0,
+    };
+    256 + span.name.len()
+        + description
+        + trace_state_size(&span.span_context)
+        + attributes_size(&span.attributes)
+        + events
+            .map(|event| 64 + event.name.len() + attributes_size(&event.attributes))
+            .sum::<usize>()
+        + links
+            .map(|link| {
+                96 + trace_state_size(&link.span_context) + attributes_size(&link.attributes)
+            })
+            .sum::<usize>()
+}
+
+fn trace_state_size(span: &SpanContext) -> usize {
+    if *span.trace_state() == TraceState::NONE { 0 } else { span.trace_state().header().len() }
+}
+
+fn attributes_size(attributes: &[KeyValue]) -> usize {
+    attributes.iter().map(|one| 48 + one.key.as_str().len() + value_size(&one.value)).sum()
+}
+
+fn value_size(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.as_str().len(),
+        Value::Array(Array::String(values)) => values.iter().map(|v| 24 + v.as_str().len()).sum(),
+        Value::Array(Array::Bool(values)) => 16 * values.len(),
+        Value::Array(Array::I64(values)) => 24 * values.len(),
+        Value::Array(Array::F64(values)) => 24 * values.len(),
+        _ => 16,
+    }
+}
+
 fn scope(buf: &mut Vec<u8>, scope: &InstrumentationScope) {
     message(buf, 1, |buf| {
         string(buf, 1, scope.name());
@@ -78,7 +119,8 @@ fn span(buf: &mut Vec<u8>, span: &SpanData) {
     };
     number(buf, 6, kind);
     time(buf, 7, span.start_time);
-    time(buf, 8, span.end_time);
+    // The clock may have been set back in the meantime.
+    time(buf, 8, span.end_time.max(span.start_time));
     attributes(buf, 9, &span.attributes);
     number(buf, 10, span.dropped_attributes_count.into());
     for one in &span.events.events {

@@ -3,6 +3,7 @@
 //! docs/adr/0004-hand-written-otlp-encoder.md has the reason.
 
 use std::env;
+use std::error::Error as _;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -11,12 +12,12 @@ use bytes::{BufMut, Bytes};
 use http::HeaderMap;
 use http::uri::PathAndQuery;
 use opentelemetry_otlp::{OTEL_EXPORTER_OTLP_HEADERS, OTEL_EXPORTER_OTLP_TRACES_HEADERS};
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTracePartialSuccess, ExportTraceServiceResponse,
+};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
-use opentelemetry_sdk::trace::{SpanData, SpanExporter};
+use opentelemetry_sdk::trace::SpanData;
 use prost::Message;
-use tokio::time::sleep;
 use tonic::client::Grpc;
 use tonic::codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::metadata::MetadataMap;
@@ -24,22 +25,17 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Extensions, Request, Status};
 use tonic_types::StatusExt;
 
-use super::{PartialSuccess, encode};
+use super::{SendError, SpanTransport, encode, first_line};
 use crate::config::OtlpConfig;
 
 const EXPORT_PATH: PathAndQuery =
     PathAndQuery::from_static("/opentelemetry.proto.collector.trace.v1.TraceService/Export");
-
-/// Delays before the retries, those of `opentelemetry-otlp`.
-const RETRY_DELAYS: [Duration; 3] =
-    [Duration::from_millis(100), Duration::from_millis(200), Duration::from_millis(400)];
 
 /// Span exporter over gRPC.
 pub(crate) struct GrpcExporter {
     client: Grpc<Channel>,
     metadata: MetadataMap,
     resource: Vec<u8>,
-    partial_success: PartialSuccess,
 }
 
 impl GrpcExporter {
@@ -47,7 +43,7 @@ impl GrpcExporter {
     pub(crate) fn new(
         otlp: &OtlpConfig,
         timeout: Duration,
-        partial_success: PartialSuccess,
+        resource: &Resource,
     ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
         let endpoint = Endpoint::from_shared(otlp.endpoint.clone())?
             .user_agent(concat!("observability/", env!("CARGO_PKG_VERSION")))?
@@ -64,17 +60,19 @@ impl GrpcExporter {
         } else {
             endpoint
         };
-        let mut client = Grpc::new(endpoint.connect_lazy());
+        // Receivers such as grpc-go compress the response like the request.
+        let mut client =
+            Grpc::new(endpoint.connect_lazy()).accept_compressed(CompressionEncoding::Gzip);
         if otlp.gzip {
             client = client.send_compressed(CompressionEncoding::Gzip);
         }
         let headers = env::var(OTEL_EXPORTER_OTLP_TRACES_HEADERS)
             .or_else(|_| env::var(OTEL_EXPORTER_OTLP_HEADERS));
         let metadata = MetadataMap::from_headers(parse_headers(&headers.unwrap_or_default()));
-        Ok(Self { client, metadata, resource: Vec::new(), partial_success })
+        Ok(Self { client, metadata, resource: encode::resource(resource) })
     }
 
-    async fn send(&self, request: Bytes) -> Result<ExportTraceServiceResponse, Status> {
+    async fn call(&self, request: Bytes) -> Result<ExportTraceServiceResponse, Status> {
         let mut client = self.client.clone();
         let unavailable = |error| Status::unavailable(crate::error::error_chain(&error));
         client.ready().await.map_err(unavailable)?;
@@ -89,39 +87,23 @@ impl fmt::Debug for GrpcExporter {
     }
 }
 
-impl SpanExporter for GrpcExporter {
-    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+impl SpanTransport for GrpcExporter {
+    async fn send(&self, batch: &[SpanData]) -> Result<ExportTracePartialSuccess, SendError> {
         let mut request = Vec::with_capacity(self.resource.len() + batch.len() * 384);
-        encode::request(&mut request, &self.resource, &batch);
-        drop(batch);
-        let request = Bytes::from(request);
-        let mut delays = RETRY_DELAYS.into_iter();
-        loop {
-            let status = match self.send(request.clone()).await {
-                Ok(response) => {
-                    self.partial_success.set(response);
-                    return Ok(());
-                }
-                Err(status) => status,
-            };
-            match (retry_after(&status), delays.next()) {
-                (Some(min_delay), Some(delay)) => sleep(delay.max(min_delay)).await,
-                _ => {
-                    let details = format!("{:?}: {}", status.code(), status.message());
-                    return Err(OTelSdkError::InternalFailure(details));
-                }
-            }
+        encode::request(&mut request, &self.resource, batch);
+        match self.call(request.into()).await {
+            Ok(response) => Ok(response.partial_success.unwrap_or_default()),
+            Err(status) => Err(classify(&status)),
         }
-    }
-
-    fn set_resource(&mut self, resource: &Resource) {
-        self.resource = encode::resource(resource);
     }
 }
 
-/// Returns the minimum delay before a retry, or `None` if the status is not retryable. Source: OTLP
-/// specification, section "OTLP/gRPC Response".
-fn retry_after(status: &Status) -> Option<Duration> {
+/// Classifies a status by the OTLP specification, section "OTLP/gRPC Response".
+fn classify(status: &Status) -> SendError {
+    let details = format!("{:?}: {}", status.code(), first_line(status.message()));
+    if SendError::is_about_size(status.message()) {
+        return SendError::TooLarge(details);
+    }
     let retry_delay = status.get_details_retry_info().and_then(|info| info.retry_delay);
     match status.code() {
         Code::Cancelled
@@ -129,9 +111,13 @@ fn retry_after(status: &Status) -> Option<Duration> {
         | Code::Aborted
         | Code::OutOfRange
         | Code::Unavailable
-        | Code::DataLoss => Some(retry_delay.unwrap_or_default()),
-        Code::ResourceExhausted => retry_delay,
-        _ => None,
+        | Code::DataLoss => SendError::Retryable(retry_delay, details),
+        Code::ResourceExhausted if retry_delay.is_some() => {
+            SendError::Retryable(retry_delay, details)
+        }
+        // A status with a source was not sent by the receiver. The connection broke.
+        _ if status.source().is_some() => SendError::Retryable(None, details),
+        _ => SendError::Permanent(details),
     }
 }
 
@@ -197,12 +183,22 @@ mod tests {
     }
 
     #[test]
-    fn only_transient_status_is_retried() {
-        assert_eq!(retry_after(&Status::unavailable("")), Some(Duration::ZERO));
-        assert_eq!(retry_after(&Status::invalid_argument("")), None);
-        assert_eq!(retry_after(&Status::resource_exhausted("")), None);
-        let details = tonic_types::ErrorDetails::with_retry_info(Some(Duration::from_secs(2)));
+    fn status_decides_about_retry() {
+        let is_retryable = |status| matches!(classify(&status), SendError::Retryable(None, _));
+        assert!(is_retryable(Status::unavailable("")));
+        assert!(!is_retryable(Status::invalid_argument("")));
+        assert!(!is_retryable(Status::resource_exhausted("")));
+        let delay = Some(Duration::from_secs(2));
+        let details = tonic_types::ErrorDetails::with_retry_info(delay);
         let throttled = Status::with_error_details(Code::ResourceExhausted, "", details);
-        assert_eq!(retry_after(&throttled), Some(Duration::from_secs(2)));
+        assert!(matches!(classify(&throttled), SendError::Retryable(after, _) if after == delay));
+        let broken = Status::from_error(std::io::Error::other("broken pipe").into());
+        assert!(is_retryable(broken));
+        for too_large in [
+            Status::resource_exhausted("grpc: received message larger than max (9 vs. 4)"),
+            Status::out_of_range("decoded message length too large"),
+        ] {
+            assert!(matches!(classify(&too_large), SendError::TooLarge(_)));
+        }
     }
 }

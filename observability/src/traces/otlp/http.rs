@@ -8,20 +8,19 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Request, Response};
 use opentelemetry_http::{HttpClient, HttpError};
-use opentelemetry_otlp::{WithExportConfig, WithHttpConfig};
+use opentelemetry_otlp::{RetryPolicy, WithExportConfig, WithHttpConfig};
 use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTracePartialSuccess, ExportTraceServiceResponse,
 };
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 use opentelemetry_sdk::trace::{SpanData, SpanExporter};
 use parking_lot::Mutex;
 use prost::Message;
 
-use super::PartialSuccess;
+use super::{SendError, SpanTransport, first_line};
 use crate::config::OtlpConfig;
 use crate::error::error_chain;
 
@@ -29,18 +28,18 @@ use crate::error::error_chain;
 #[derive(Debug)]
 pub(crate) struct HttpExporter {
     exporter: opentelemetry_otlp::SpanExporter,
-    last_error: LastError,
+    last_outcome: LastOutcome,
 }
 
-/// Error of the last request that the exporter does not report itself.
-type LastError = Arc<Mutex<Option<String>>>;
+/// Outcome of the last request. The exporter trait of the SDK has no return value for it.
+type LastOutcome = Arc<Mutex<Option<Result<ExportTracePartialSuccess, SendError>>>>;
 
 impl HttpExporter {
     /// Creates the exporter. Must be called in the context of a runtime.
     pub(crate) fn new(
         otlp: &OtlpConfig,
         timeout: Duration,
-        partial_success: PartialSuccess,
+        resource: &Resource,
     ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
         // A followed redirect would become a GET without the spans, and its 200 would count as an export.
         let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
@@ -52,64 +51,87 @@ impl HttpExporter {
             None => client.tls_certs_only([]),
         };
         let client = client.build()?;
-        let last_error = LastError::default();
-        let client =
-            PartialSuccessClient { client, partial_success, last_error: Arc::clone(&last_error) };
-        let exporter = opentelemetry_otlp::SpanExporter::builder()
+        let last_outcome = LastOutcome::default();
+        let client = RecordingClient { client, last_outcome: Arc::clone(&last_outcome) };
+        let mut exporter = opentelemetry_otlp::SpanExporter::builder()
             .with_http()
             .with_http_client(client)
             .with_endpoint(&otlp.endpoint)
             .with_timeout(timeout)
+            .with_retry_policy(RetryPolicy::default().with_max_retries(0))
             .build()?;
-        Ok(Self { exporter, last_error })
+        exporter.set_resource(resource);
+        Ok(Self { exporter, last_outcome })
     }
 }
 
-impl SpanExporter for HttpExporter {
-    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        let result = self.exporter.export(batch).await;
-        match self.last_error.lock().take() {
-            Some(last_error) => Err(OTelSdkError::InternalFailure(last_error)),
-            None => result,
-        }
-    }
-
-    fn shutdown(&self) -> OTelSdkResult {
-        self.exporter.shutdown()
-    }
-
-    fn set_resource(&mut self, resource: &Resource) {
-        self.exporter.set_resource(resource);
+impl SpanTransport for HttpExporter {
+    async fn send(&self, batch: &[SpanData]) -> Result<ExportTracePartialSuccess, SendError> {
+        self.last_outcome.lock().take();
+        let result = self.exporter.export(batch.to_vec()).await;
+        let outcome = self.last_outcome.lock().take();
+        outcome.unwrap_or_else(|| {
+            let details = result.err().map_or_else(String::new, |error| error.to_string());
+            Err(SendError::Permanent(details))
+        })
     }
 }
 
-/// HTTP client that keeps the partial success and the error of each response for [`HttpExporter`].
+/// HTTP client that keeps the outcome of each request for [`HttpExporter`].
 #[derive(Debug)]
-struct PartialSuccessClient {
+struct RecordingClient {
     client: reqwest::Client,
-    partial_success: PartialSuccess,
-    last_error: LastError,
+    last_outcome: LastOutcome,
 }
 
 #[async_trait]
-impl HttpClient for PartialSuccessClient {
+impl HttpClient for RecordingClient {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         // The client reads at most 4 MiB of a response.
         let result = self.client.send_bytes(request).await.map_err(without_url);
-        *self.last_error.lock() = match &result {
-            Ok(response) if response.status().is_success() => match parse_response(response) {
-                Ok(response) => {
-                    self.partial_success.set(response);
-                    None
-                }
-                // Not an error of `send_bytes`, because the exporter would retry a request that succeeded.
-                Err(error) => Some(format!("the response is not OTLP: {error}")),
-            },
-            Ok(_) => None,
-            Err(error) => Some(error_chain(error.as_ref())),
-        };
+        *self.last_outcome.lock() = Some(match &result {
+            Ok(response) => classify(response),
+            Err(error) => Err(SendError::Retryable(None, error_chain(error.as_ref()))),
+        });
         result
     }
+}
+
+/// Classifies a response by the OTLP specification, section "OTLP/HTTP Response".
+fn classify(response: &Response<Bytes>) -> Result<ExportTracePartialSuccess, SendError> {
+    let status = response.status();
+    if status.is_success() {
+        // The receiver may have accepted the spans, so that a retry could duplicate them.
+        return match parse_response(response) {
+            Ok(response) => Ok(response.partial_success.unwrap_or_default()),
+            Err(error) => {
+                Err(SendError::Permanent(format!("{status}: the response is not OTLP: {error}")))
+            }
+        };
+    }
+    let message = error_message(response);
+    let details = format!("{status}: {}", first_line(&message));
+    Err(match status.as_u16() {
+        413 => SendError::TooLarge(details),
+        _ if SendError::is_about_size(&message) => SendError::TooLarge(details),
+        429 | 502 | 503 | 504 => {
+            let retry_after = response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok());
+            let seconds = retry_after.and_then(|seconds| seconds.trim().parse().ok());
+            SendError::Retryable(seconds.map(Duration::from_secs), details)
+        }
+        _ => SendError::Permanent(details),
+    })
+}
+
+/// Returns the message of a failure, which is a `google.rpc.Status` if the receiver follows OTLP.
+fn error_message(response: &Response<Bytes>) -> String {
+    let content_type = response.headers().get(CONTENT_TYPE);
+    if content_type.is_some_and(|value| value == "application/x-protobuf")
+        && let Ok(status) = tonic_types::Status::decode(response.body().as_ref())
+    {
+        return status.message;
+    }
+    String::from_utf8_lossy(response.body()).into_owned()
 }
 
 /// Removes the URL, which may contain a key.
@@ -179,5 +201,24 @@ mod tests {
         }
         assert_eq!(parse(json, b"ok"), None);
         assert_eq!(parse("application/grpc", b""), None);
+    }
+
+    #[test]
+    fn status_decides_about_retry() {
+        let classify = |status: u16, retry_after: &str, body: &'static str| {
+            let response = Response::builder().status(status).header(RETRY_AFTER, retry_after);
+            classify(&response.body(Bytes::from_static(body.as_bytes())).unwrap())
+        };
+        let unavailable = "503 Service Unavailable: busy".to_owned();
+        let delay = Some(Duration::from_secs(90));
+        assert_eq!(
+            classify(503, "90", "busy\nsecond line"),
+            Err(SendError::Retryable(delay, unavailable.clone()))
+        );
+        assert_eq!(classify(503, "soon", "busy"), Err(SendError::Retryable(None, unavailable)));
+        assert!(matches!(classify(413, "", ""), Err(SendError::TooLarge(_))));
+        let too_large = classify(400, "", "http: request body too large");
+        assert!(matches!(too_large, Err(SendError::TooLarge(_))));
+        assert!(matches!(classify(400, "", ""), Err(SendError::Permanent(_))));
     }
 }
