@@ -14,7 +14,7 @@ use tracing_log::{AsLog, LogTracer};
 use tracing_subscriber::Layer;
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::config::{Config, OtelConfig, ServiceInfo};
+use crate::config::{Config, OtelConfig, ServiceInfo, variables};
 use crate::error::Error;
 use crate::logs::{Logger, NonBlockingWriter};
 use crate::metrics::Metrics;
@@ -96,8 +96,10 @@ pub fn init(service: ServiceInfo, config: &Config) -> Result<Telemetry, Error> {
 }
 
 fn read_otel(service: ServiceInfo) -> Result<OtelConfig, Error> {
-    OtelConfig::read(&|name| std::env::var_os(name))
-        .map_err(|errors| Error::InvalidSettings { program: service.name.to_owned(), errors })
+    let mut otel = OtelConfig::read(&|name| std::env::var_os(name))
+        .map_err(|errors| Error::InvalidSettings { program: service.name.to_owned(), errors })?;
+    otel.warnings.extend(variables::warnings(std::env::vars_os()));
+    Ok(otel)
 }
 
 impl Telemetry {

@@ -32,6 +32,7 @@ mod otel;
 mod propagators;
 mod request;
 mod service;
+pub(crate) mod variables;
 
 pub(crate) use listen_addr::ListenAddr;
 pub(crate) use otel::{BatchConfig, OtelConfig, OtlpConfig, Protocol};
