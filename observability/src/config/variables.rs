@@ -195,7 +195,8 @@ pub(crate) fn warnings(variables: impl Iterator<Item = (OsString, OsString)>) ->
     warnings
 }
 
-fn warning(name: &str) -> Option<String> {
+/// Returns the reason for which a variable has no effect, or `None` if it has one.
+pub(crate) fn warning(name: &str) -> Option<String> {
     match support(name) {
         Some(Honoured | Partial(_)) => None,
         Some(Unsupported(reason)) => Some(format!("not supported; {reason}")),

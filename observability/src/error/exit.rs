@@ -61,6 +61,9 @@ pub enum Error {
         /// Status line of the response, or the error of the connection.
         details: String,
     },
+    /// `--check-telemetry` has found something wrong. Holds the report for stdout.
+    #[error("{0}")]
+    TelemetryCheck(String),
     /// Any other failure.
     #[error(transparent)]
     Other(Box<dyn StdError + Send + Sync>),
@@ -114,7 +117,7 @@ fn count_settings(errors: &[String]) -> Cow<'static, str> {
     }
 }
 
-/// Prints `result`'s error, on stdout if it is [`Error::Finished`] and on stderr otherwise, and returns
+/// Prints `result`'s error, on stdout if it is a text for the user and on stderr otherwise, and returns
 /// its exit code.
 pub fn exit_code(result: Result<(), Error>) -> ExitCode {
     let Err(error) = result else {
@@ -122,7 +125,9 @@ pub fn exit_code(result: Result<(), Error>) -> ExitCode {
     };
     // A closed stdout or stderr does not change the exit code.
     let _ = match &error {
-        Error::Finished(text) => io::stdout().write_all(text.as_bytes()),
+        Error::Finished(text) | Error::TelemetryCheck(text) => {
+            io::stdout().write_all(text.as_bytes())
+        }
         error => writeln!(io::stderr(), "{}", error_chain(error).trim_end()),
     };
     ExitCode::from(error.exit_code())
