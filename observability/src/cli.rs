@@ -15,6 +15,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches, value_parser};
 use crate::config::{Config, OtelConfig, ServiceInfo};
 use crate::error::Error;
 use crate::health_check::health_check;
+use crate::telemetry_check::check_telemetry;
 
 /// Returns the value of an environment variable.
 type Lookup<'a> = &'a dyn Fn(&str) -> Option<OsString>;
@@ -37,11 +38,12 @@ impl ServiceInfo {
     /// struct that has it as a `#[command(flatten)]` field.
     ///
     /// A flag takes precedence over its variable. An empty value counts as unset. With `--health-check`
-    /// the service that runs with the same settings is probed.
+    /// the service that runs with the same settings is probed. With `--check-telemetry` a test span is exported.
     ///
     /// # Errors
-    /// [`Error::Finished`] for `--help`, `--version` and a successful `--health-check`,
-    /// [`Error::NotReady`] for a failed one, [`Error::Usage`] for an unknown flag, and
+    /// [`Error::Finished`] for `--help`, `--version` and a successful check,
+    /// [`Error::NotReady`] for a failed one, [`Error::TelemetryCheck`] for a failed `--check-telemetry`,
+    /// [`Error::Usage`] for an unknown flag, and
     /// [`Error::InvalidSettings`] with every invalid setting, `OTEL_*` variables included.
     pub fn parse<T: clap::Args>(
         &self,
@@ -61,8 +63,15 @@ impl ServiceInfo {
         args: impl IntoIterator<Item = OsString>,
         lookup: Lookup<'_>,
     ) -> Result<T, Error> {
-        let errors = OtelConfig::read(lookup).err().unwrap_or_default();
+        let otel = OtelConfig::read(lookup);
+        let errors = otel.as_ref().err().cloned().unwrap_or_default();
         let matches = parse_command(self.command::<T>(), args, lookup, errors)?;
+        if let Ok(otel) = otel
+            && matches.get_flag(CHECK_TELEMETRY)
+        {
+            let config = Config::from_arg_matches(&matches)?;
+            return Err(self.check_telemetry(&config, &otel));
+        }
         if matches.get_flag(HEALTH_CHECK) {
             let config = Config::from_arg_matches(&matches)?;
             health_check(
@@ -72,6 +81,16 @@ impl ServiceInfo {
             return Err(Error::Finished(String::new()));
         }
         Ok(T::from_arg_matches(&matches)?)
+    }
+
+    /// Runs the check on another thread, because a runtime may run on this one.
+    fn check_telemetry(&self, config: &Config, otel: &OtelConfig) -> Error {
+        let check = || check_telemetry(self, config, otel, env::vars_os());
+        match std::thread::scope(|scope| scope.spawn(check).join()) {
+            Ok(Ok(report)) => Error::Finished(report),
+            Ok(Err(report)) => Error::TelemetryCheck(report),
+            Err(_) => Error::other("the check of the telemetry panicked"),
+        }
     }
 
     fn command<T: clap::Args>(&self) -> Command {
@@ -87,10 +106,14 @@ impl ServiceInfo {
             .arg(Arg::new(HEALTH_CHECK).long(HEALTH_CHECK).action(ArgAction::SetTrue).help(
                 "Probe the service that runs with these settings; exit code 0 if ready, 1 if not",
             ))
+            .arg(Arg::new(CHECK_TELEMETRY).long(CHECK_TELEMETRY).action(ArgAction::SetTrue).help(
+                "Check whether spans arrive with these settings; exit code 0 if they do, 1 if not",
+            ))
     }
 }
 
 const HEALTH_CHECK: &str = "health-check";
+const CHECK_TELEMETRY: &str = "check-telemetry";
 
 const OTEL_HELP: &str = "\
 Traces are exported if OTEL_EXPORTER_OTLP_ENDPOINT is set. These variables are read as OpenTelemetry specifies them:

@@ -56,6 +56,7 @@ pub mod metrics;
 mod readiness;
 pub mod server;
 mod telemetry;
+mod telemetry_check;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod traces;

@@ -15,7 +15,7 @@ use tracing_log::{AsLog, LogTracer};
 use tracing_subscriber::Layer;
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::config::{Config, OtelConfig, ServiceInfo, ineffective_variables};
+use crate::config::{Config, OtelConfig, ServiceInfo, variables};
 use crate::error::Error;
 use crate::logs::{Logger, NonBlockingWriter, unbuffered_stdout};
 use crate::metrics::Metrics;
@@ -143,7 +143,7 @@ impl TelemetryBuilder {
 fn read_otel(service: ServiceInfo) -> Result<OtelConfig, Error> {
     let mut otel = OtelConfig::read(&|name| std::env::var_os(name))
         .map_err(|errors| Error::InvalidSettings { program: service.name.to_owned(), errors })?;
-    otel.warnings.extend(ineffective_variables(std::env::vars_os()));
+    otel.warnings.extend(variables::warnings(std::env::vars_os()));
     Ok(otel)
 }
 

@@ -142,11 +142,20 @@ impl OtlpCollector {
 
     /// Starts a collector on this listener.
     pub fn start_on(listener: TcpListener) -> Self {
+        Self::start_with(listener, None)
+    }
+
+    /// Starts a collector on a free port that has only this protocol.
+    pub fn start_only(protocol: Protocol) -> Self {
+        Self::start_with(TcpListener::bind("127.0.0.1:0").expect("listen"), Some(protocol))
+    }
+
+    fn start_with(listener: TcpListener, only: Option<Protocol>) -> Self {
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let state = CollectorState::default();
         let runtime = Runtime::new().unwrap();
-        runtime.spawn(serve(listener, state.clone()));
+        runtime.spawn(serve(listener, state.clone(), only));
         Self { address, state, _runtime: runtime }
     }
 
@@ -275,15 +284,19 @@ struct Failure {
     retry_after: Option<Duration>,
 }
 
-async fn serve(listener: TcpListener, state: CollectorState) {
+async fn serve(listener: TcpListener, state: CollectorState, only: Option<Protocol>) {
     let listener = tokio::net::TcpListener::from_std(listener).unwrap();
     let grpc = TraceServiceServer::new(state.clone())
         .accept_compressed(CompressionEncoding::Gzip)
         .send_compressed(CompressionEncoding::Gzip);
     let http = post(export_http).with_state(state);
-    let router = Routes::new(grpc).into_axum_router().route("/v1/traces", http);
+    let router = match only {
+        None => Routes::new(grpc).into_axum_router().route("/v1/traces", http),
+        Some(Protocol::Grpc) => Routes::new(grpc).into_axum_router(),
+        Some(Protocol::HttpProtobuf) => axum::Router::new().route("/v1/traces", http),
+    };
     Server::builder()
-        .accept_http1(true)
+        .accept_http1(only != Some(Protocol::Grpc))
         .add_routes(router.into())
         .serve_with_incoming(TcpIncoming::from(listener))
         .await

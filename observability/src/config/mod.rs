@@ -33,14 +33,13 @@ mod otel;
 mod propagators;
 mod request;
 mod service;
-mod variables;
+pub(crate) mod variables;
 
 pub(crate) use listen_addr::ListenAddr;
 pub(crate) use otel::{BatchConfig, OtelConfig, OtlpConfig, Protocol};
 pub(crate) use propagators::Propagators;
 pub(crate) use request::RequestConfig;
 pub use service::ServiceInfo;
-pub(crate) use variables::ineffective_variables;
 
 /// Settings common to all services.
 #[derive(Debug, Clone, clap::Args)]

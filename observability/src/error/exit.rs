@@ -64,6 +64,9 @@ pub enum Error {
         /// Status line of the response, or the error of the connection.
         details: String,
     },
+    /// `--check-telemetry` has found something wrong. Holds the report for stdout.
+    #[error("{0}")]
+    TelemetryCheck(String),
     /// Any other failure.
     #[error(transparent)]
     Other(Box<dyn StdError + Send + Sync>),
@@ -85,7 +88,7 @@ impl Error {
         }
     }
 
-    /// Prints the error, on stdout if it is [`Finished`](Self::Finished) and on stderr otherwise, and ends
+    /// Prints the error, on stdout if it is a text for the user and on stderr otherwise, and ends
     /// the process with [`exit_code`](Self::exit_code).
     pub fn exit(&self) -> ! {
         self.print();
@@ -95,7 +98,9 @@ impl Error {
     fn print(&self) {
         // A closed stdout or stderr does not change the exit code.
         let _ = match self {
-            Self::Finished(text) => io::stdout().write_all(text.as_bytes()),
+            Self::Finished(text) | Self::TelemetryCheck(text) => {
+                io::stdout().write_all(text.as_bytes())
+            }
             error => writeln!(io::stderr(), "{error:?}"),
         };
     }

@@ -17,6 +17,7 @@ mod attributes;
 mod capture;
 mod end;
 mod otlp;
+mod probe;
 mod processor;
 pub mod propagation;
 mod queue;
@@ -47,6 +48,7 @@ use crate::metrics::Metrics;
 pub(crate) use capture::SpanCapture;
 pub(crate) use end::end_after;
 use otlp::{GrpcExporter, HttpExporter};
+pub(crate) use probe::{export_once, test_span};
 use processor::BatchSpanProcessor;
 
 /// Version of the semantic conventions that names and attributes follow.

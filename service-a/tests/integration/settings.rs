@@ -149,7 +149,9 @@ fn ineffective_otel_variables_are_warned_of() {
     service.wait_for_message(
         "OTEL_EXPORTER_OTLP_ENDPONT: unknown variable; did you mean OTEL_EXPORTER_OTLP_ENDPOINT?",
     );
-    service.wait_for_message("OTEL_METRICS_EXPORTER: only prometheus or none is supported");
+    service.wait_for_message(
+        "OTEL_METRICS_EXPORTER: not supported; metrics are scraped from /metrics",
+    );
     let output = service.stop();
     assert!(!output.stdout.join("").contains("secret"), "{output:?}");
 }
