@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use testkit::otlp::{Behavior, OtlpCollector, Protocol};
 use testkit::prometheus::Page;
-use testkit::{Process, ProcessBuilder, ReservedPort};
+use testkit::{FakeServer, Process, ProcessBuilder, Reply, ReservedPort};
 
 const PROTOCOLS: [Protocol; 2] = [Protocol::Grpc, Protocol::HttpProtobuf];
 const EXPORTED: &str = "otel_sdk_exporter_span_exported_total";
@@ -125,4 +125,35 @@ fn compressed_response_is_read() {
         page.value(EXPORTED, &[("error_type", "rejected")]) == Some(1.0)
     });
     assert_eq!(collector.exports()[0].headers["grpc-accept-encoding"], "gzip,identity");
+}
+
+/// Under load only full batches are exported. The rest waits for the schedule.
+#[test]
+fn partial_batch_waits_for_schedule() {
+    let collector = OtlpCollector::start();
+    collector.set_behavior(Behavior::AcceptAfter(Duration::from_millis(500)));
+    let service = service(Protocol::Grpc, collector.url())
+        .env("OTEL_BSP_SCHEDULE_DELAY", "600000")
+        .env("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "16")
+        .serve();
+    send_requests(&service, 40);
+    service.wait_for_metrics("two batches", |page| exported(page) >= 32.0);
+    send_requests(&service, 8);
+    service.wait_for_metrics("three batches", |page| exported(page) >= 48.0);
+    let sizes: Vec<_> = collector.exports().iter().map(|export| export.spans.len()).collect();
+    assert_eq!(sizes, [16; 3]);
+}
+
+/// Spans are sent to the endpoint itself, like the calls of a client.
+#[test]
+fn env_proxy_is_ignored() {
+    for protocol in PROTOCOLS {
+        let (collector, proxy) = (OtlpCollector::start(), FakeServer::start(Reply::echo("proxy")));
+        let mut service = service(protocol, collector.url()).env("OTEL_BSP_SCHEDULE_DELAY", "10");
+        for variable in ["HTTP_PROXY", "http_proxy", "ALL_PROXY"] {
+            service = service.env(variable, proxy.url());
+        }
+        let service = service.serve();
+        collector.wait_for_trace(service.get("/hello").trace_id(), 1);
+    }
 }

@@ -42,7 +42,9 @@ impl HttpExporter {
         resource: &Resource,
     ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
         // A followed redirect would become a GET without the spans, and its 200 would count as an export.
-        let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
+        // Like gRPC and the calls of a client, it uses no proxy of the environment.
+        let client =
+            reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy();
         #[cfg(feature = "tls")]
         let client = match &otlp.certificates {
             Some(pem) => client.tls_certs_only(reqwest::Certificate::from_pem_bundle(pem)?),
