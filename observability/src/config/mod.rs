@@ -30,6 +30,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 
 mod listen_addr;
 mod otel;
+mod pairs;
 mod propagators;
 mod request;
 mod service;

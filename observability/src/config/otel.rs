@@ -11,16 +11,16 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::KeyValue;
 use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::resource::TelemetryResourceDetector;
 use opentelemetry_sdk::trace::Sampler;
 use uuid::Uuid;
 
+use super::pairs::parse_pairs;
 use super::{Propagators, ServiceInfo};
 use crate::http::KnownMethods;
-
-/// Resource attribute that differs between the instances of a service.
-const INSTANCE_ID: &str = "service.instance.id";
 
 /// Configuration of traces, from the `OTEL_*` variables.
 #[derive(Debug, Clone)]
@@ -41,6 +41,8 @@ pub(crate) struct OtelConfig {
     pub(crate) propagators: Propagators,
     /// `OTEL_SERVICE_NAME`.
     pub(crate) service_name: Option<String>,
+    /// `OTEL_RESOURCE_ATTRIBUTES`.
+    pub(crate) resource_attributes: Vec<(String, String)>,
     /// `service.instance.id`, unless `OTEL_RESOURCE_ATTRIBUTES` has one.
     pub(crate) instance_id: String,
     /// Warnings to log once the log exists.
@@ -59,6 +61,8 @@ pub(crate) struct OtlpConfig {
     /// Trusted certificates in PEM from the file named by `OTEL_EXPORTER_OTLP_CERTIFICATE`, in place
     /// of the system's. Read for `https` endpoints only.
     pub(crate) certificates: Option<Vec<u8>>,
+    /// Headers of each export, such as credentials.
+    pub(crate) headers: HeaderMap,
 }
 
 /// Encoding and transport of OTLP.
@@ -126,6 +130,7 @@ impl OtelConfig {
         let batch = read_batch(&mut env);
         let otlp = read_otlp(&mut env);
         let service_name = env.text("OTEL_SERVICE_NAME");
+        let resource_attributes = read_resource_attributes(&mut env);
         let attribute_limit = env
             .parse("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT")
             .or_else(|| env.parse("OTEL_ATTRIBUTE_COUNT_LIMIT"))
@@ -142,6 +147,7 @@ impl OtelConfig {
                 known_methods: known_methods.unwrap_or_default(),
                 propagators,
                 service_name,
+                resource_attributes,
                 instance_id: Uuid::new_v4().to_string(),
                 warnings: env.warnings,
             })
@@ -150,29 +156,22 @@ impl OtelConfig {
         }
     }
 
-    /// Returns the resource of all spans and of `target_info`: name, version and instance of the service,
-    /// `OTEL_RESOURCE_ATTRIBUTES`, and the attributes that the SDK detects.
+    /// Returns the resource of all spans and of `target_info`: name, version and instance of the service, and
+    /// the SDK. `OTEL_RESOURCE_ATTRIBUTES` replaces any of them, and `OTEL_SERVICE_NAME` replaces the name.
     pub(crate) fn resource(&self, service: &ServiceInfo) -> Resource {
-        let detected = Resource::builder().build();
-        let is_named = detected
-            .get(&"service.name".into())
-            .is_some_and(|name| !name.as_str().starts_with("unknown_service"));
-        let name = match &self.service_name {
-            Some(name) => Some(name.clone()),
-            None if is_named => None,
-            None => Some(service.name.to_owned()),
-        };
-        let mut builder = Resource::builder();
-        builder = builder
-            .with_attribute(KeyValue::new("service.version", service.version))
-            .with_attribute(KeyValue::new("process.pid", i64::from(std::process::id())));
-        if let Some(name) = name {
-            builder = builder.with_service_name(name);
-        }
-        if detected.get(&INSTANCE_ID.into()).is_none() {
-            builder = builder.with_attribute(KeyValue::new(INSTANCE_ID, self.instance_id.clone()));
-        }
-        builder.build()
+        let attributes =
+            self.resource_attributes.iter().map(|(key, value)| (key.clone(), value.clone()));
+        let name = self.service_name.iter().map(|name| ("service.name".to_owned(), name.clone()));
+        Resource::builder_empty()
+            .with_detector(Box::new(TelemetryResourceDetector))
+            .with_service_name(service.name)
+            .with_attributes([
+                KeyValue::new("service.version", service.version),
+                KeyValue::new("service.instance.id", self.instance_id.clone()),
+                KeyValue::new("process.pid", i64::from(std::process::id())),
+            ])
+            .with_attributes(attributes.chain(name).map(|(key, value)| KeyValue::new(key, value)))
+            .build()
     }
 }
 
@@ -273,7 +272,37 @@ fn read_otlp(env: &mut EnvReader<'_>) -> Option<OtlpConfig> {
         url.set_path(&path);
     }
     let endpoint = url.to_string();
-    Some(OtlpConfig { endpoint, protocol, gzip, certificates })
+    let headers = read_headers(env);
+    Some(OtlpConfig { endpoint, protocol, gzip, certificates, headers })
+}
+
+/// Reads the headers. A malformed one is ignored, and its position in the list is named.
+fn read_headers(env: &mut EnvReader<'_>) -> HeaderMap {
+    let variables = ["OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS"];
+    let found = variables.into_iter().find_map(|variable| Some((variable, env.text(variable)?)));
+    let Some((variable, list)) = found else { return HeaderMap::new() };
+    let mut headers = HeaderMap::new();
+    for (position, pair) in (1..).zip(parse_pairs(&list)) {
+        let header = pair.and_then(|(name, value)| {
+            Some((HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?))
+        });
+        if let Some((name, value)) = header {
+            headers.insert(name, value);
+        } else {
+            env.warn(variable, &format!("header {position} is not NAME=VALUE; ignoring it"));
+        }
+    }
+    headers
+}
+
+/// Reads the attributes. A malformed list is discarded as a whole, as the specification of resources requires.
+fn read_resource_attributes(env: &mut EnvReader<'_>) -> Vec<(String, String)> {
+    const VARIABLE: &str = "OTEL_RESOURCE_ATTRIBUTES";
+    let Some(list) = env.text(VARIABLE) else { return Vec::new() };
+    parse_pairs(&list).collect::<Option<_>>().unwrap_or_else(|| {
+        env.warn(VARIABLE, "expected KEY=VALUE pairs with percent-encoded values; ignoring all");
+        Vec::new()
+    })
 }
 
 /// Reads the compression as `opentelemetry-otlp` does, which reads it again for http/protobuf: the

@@ -73,7 +73,13 @@ fn protocol_defaults_by_port() {
     for (pairs, protocol, endpoint) in cases {
         assert_eq!(
             otlp(pairs),
-            OtlpConfig { endpoint: endpoint.to_owned(), protocol, gzip: false, certificates: None },
+            OtlpConfig {
+                endpoint: endpoint.to_owned(),
+                protocol,
+                gzip: false,
+                certificates: None,
+                headers: HeaderMap::new()
+            },
             "{pairs:?}"
         );
     }
@@ -173,10 +179,53 @@ fn zero_batch_size_is_named() {
 }
 
 #[test]
+fn resource_attributes_replace_defaults() {
+    let resource = |list: &str, name: &str| {
+        let config = read(&[("OTEL_RESOURCE_ATTRIBUTES", list), ("OTEL_SERVICE_NAME", name)]);
+        let resource = config.resource(&SERVICE);
+        let get = |key: &'static str| resource.get(&key.into()).map(|value| value.to_string());
+        let values = ["service.name", "service.version", "service.instance.id", "team"].map(get);
+        (values.map(Option::unwrap_or_default), config.warnings)
+    };
+    let list = "service.name=n,service.version=9,service.instance.id=i,team=a%20b%2Cc";
+    let own = ["n", "9", "i", "a b,c"].map(str::to_owned);
+    assert_eq!(resource(list, ""), (own, vec![]));
+    assert_eq!(resource(list, "other").0[0], "other");
+
+    let (values, warnings) = resource("bad,team=x", "");
+    assert_eq!((values[0].as_str(), values[3].as_str()), ("service-t", ""));
+    let warning = "OTEL_RESOURCE_ATTRIBUTES: expected KEY=VALUE pairs with percent-encoded values; ignoring all";
+    assert_eq!(warnings, [warning]);
+}
+
+#[test]
+fn malformed_header_is_warned_of() {
+    let read_headers = |traces: &str, all: &str| {
+        let config = read(&[
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4317"),
+            ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", traces),
+            ("OTEL_EXPORTER_OTLP_HEADERS", all),
+        ]);
+        let headers = config.otlp.unwrap().headers;
+        let headers =
+            headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()));
+        (headers.collect::<Vec<_>>().join("; "), config.warnings)
+    };
+    assert_eq!(read_headers("", "a=1"), ("a: 1".to_owned(), vec![]));
+    assert_eq!(read_headers("b=2", "a=1"), ("b: 2".to_owned(), vec![]));
+    let (headers, warnings) =
+        read_headers("", "api-key=a%20secret, X-Tenant = t=1 ,broken,bad name=x,empty=,k=%ff");
+    assert_eq!(headers, "api-key: a secret; x-tenant: t=1; empty: ");
+    let warning =
+        |n| format!("OTEL_EXPORTER_OTLP_HEADERS: header {n} is not NAME=VALUE; ignoring it");
+    assert_eq!(warnings, [3, 4, 6].map(warning));
+}
+
+#[test]
 fn instance_id_is_random_uuid() {
     let id = || {
         let resource = read(&[]).resource(&SERVICE);
-        resource.get(&INSTANCE_ID.into()).unwrap().to_string()
+        resource.get(&"service.instance.id".into()).unwrap().to_string()
     };
     let (first, second) = (id(), id());
     assert_ne!(first, second);

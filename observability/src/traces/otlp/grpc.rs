@@ -2,16 +2,12 @@
 //!
 //! docs/adr/0004-hand-written-otlp-encoder.md has the reason.
 
-use std::env;
 use std::error::Error as _;
 use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes};
-use http::HeaderMap;
 use http::uri::PathAndQuery;
-use opentelemetry_otlp::{OTEL_EXPORTER_OTLP_HEADERS, OTEL_EXPORTER_OTLP_TRACES_HEADERS};
 use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTracePartialSuccess, ExportTraceServiceResponse,
 };
@@ -66,9 +62,7 @@ impl GrpcExporter {
         if otlp.gzip {
             client = client.send_compressed(CompressionEncoding::Gzip);
         }
-        let headers = env::var(OTEL_EXPORTER_OTLP_TRACES_HEADERS)
-            .or_else(|_| env::var(OTEL_EXPORTER_OTLP_HEADERS));
-        let metadata = MetadataMap::from_headers(parse_headers(&headers.unwrap_or_default()));
+        let metadata = MetadataMap::from_headers(otlp.headers.clone());
         Ok(Self { client, metadata, resource: encode::resource(resource) })
     }
 
@@ -121,17 +115,6 @@ fn classify(status: &Status) -> SendError {
     }
 }
 
-/// Parses `key=value,key2=value2` with percent-encoded values. Invalid headers are ignored.
-fn parse_headers(text: &str) -> HeaderMap {
-    let pairs = text.split(',').filter_map(|pair| pair.split_once('='));
-    let headers = pairs.filter_map(|(name, value)| {
-        let name = http::HeaderName::from_str(name.trim()).ok()?;
-        let value = percent_encoding::percent_decode_str(value.trim()).decode_utf8().ok()?;
-        Some((name, http::HeaderValue::from_str(&value).ok()?))
-    });
-    headers.collect()
-}
-
 /// Codec of a request that is encoded already.
 struct RawCodec;
 
@@ -173,14 +156,6 @@ impl Decoder for RawCodec {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn otlp_headers_are_parsed() {
-        let headers = parse_headers("api-key=a%20secret, X-Tenant = t=1 ,broken,bad name=x,empty=");
-        let read: Vec<_> =
-            headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
-        assert_eq!(read, [("api-key", "a secret"), ("x-tenant", "t=1"), ("empty", "")]);
-    }
 
     #[test]
     fn status_decides_about_retry() {

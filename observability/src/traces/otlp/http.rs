@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use opentelemetry_http::{HttpClient, HttpError};
 use opentelemetry_otlp::{RetryPolicy, WithExportConfig, WithHttpConfig};
 use opentelemetry_proto::tonic::collector::trace::v1::{
@@ -54,7 +54,8 @@ impl HttpExporter {
         };
         let client = client.build()?;
         let last_outcome = LastOutcome::default();
-        let client = RecordingClient { client, last_outcome: Arc::clone(&last_outcome) };
+        let headers = otlp.headers.clone();
+        let client = RecordingClient { client, headers, last_outcome: Arc::clone(&last_outcome) };
         let mut exporter = opentelemetry_otlp::SpanExporter::builder()
             .with_http()
             .with_http_client(client)
@@ -83,12 +84,15 @@ impl SpanTransport for HttpExporter {
 #[derive(Debug)]
 struct RecordingClient {
     client: reqwest::Client,
+    /// Headers of the configuration, which replace those that `opentelemetry-otlp` reads itself.
+    headers: HeaderMap,
     last_outcome: LastOutcome,
 }
 
 #[async_trait]
 impl HttpClient for RecordingClient {
-    async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+    async fn send_bytes(&self, mut request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        request.headers_mut().extend(self.headers.clone());
         // The client reads at most 4 MiB of a response.
         let result = self.client.send_bytes(request).await.map_err(without_url);
         *self.last_outcome.lock() = Some(match &result {
