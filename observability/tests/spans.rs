@@ -89,6 +89,24 @@ fn attributes_are_unique_and_limited() {
     }
 }
 
+/// Events, links, their attributes and texts are limited.
+#[test]
+fn span_limits_are_honoured() {
+    let collector = OtlpCollector::start();
+    let service = service(&collector)
+        .env("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "4")
+        .env("OTEL_SPAN_EVENT_COUNT_LIMIT", "2")
+        .env("OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT", "1")
+        .env("OTEL_SPAN_LINK_COUNT_LIMIT", "1")
+        .serve();
+    let response = service.get("/limits");
+    let span = collector.wait_for_trace(response.trace_id(), 1).remove(0);
+    assert_eq!(span.attributes["text"], "äbcd");
+    assert_eq!(span.links.len(), 1);
+    let event = |name: &str| (name.to_owned(), [("a".to_owned(), "1234".into())].into());
+    assert_eq!(span.events, [event("1"), event("2")]);
+}
+
 /// A thread and a task that run in the span of a request continue its trace.
 #[test]
 fn thread_and_task_continue_trace() {

@@ -28,12 +28,14 @@ use clap::ArgAction;
 use clap::builder::TypedValueParser;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
+mod env_reader;
 mod listen_addr;
 mod otel;
 mod pairs;
 mod propagators;
 mod request;
 mod service;
+mod span_limits;
 pub(crate) mod variables;
 
 pub(crate) use listen_addr::ListenAddr;
@@ -41,6 +43,7 @@ pub(crate) use otel::{BatchConfig, OtelConfig, OtlpConfig, Protocol};
 pub(crate) use propagators::Propagators;
 pub(crate) use request::RequestConfig;
 pub use service::ServiceInfo;
+pub(crate) use span_limits::SpanLimits;
 
 /// Settings common to all services.
 #[derive(Debug, Clone, clap::Args)]

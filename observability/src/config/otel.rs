@@ -18,7 +18,9 @@ use opentelemetry_sdk::resource::TelemetryResourceDetector;
 use opentelemetry_sdk::trace::Sampler;
 use uuid::Uuid;
 
+use super::env_reader::EnvReader;
 use super::pairs::parse_pairs;
+use super::span_limits::SpanLimits;
 use super::{Propagators, ServiceInfo};
 use crate::http::KnownMethods;
 
@@ -33,8 +35,8 @@ pub(crate) struct OtelConfig {
     pub(crate) sampler: Sampler,
     /// `OTEL_BSP_*`.
     pub(crate) batch: BatchConfig,
-    /// Maximum number of attributes of a span; `OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT`.
-    pub(crate) attribute_limit: usize,
+    /// `OTEL_SPAN_*_LIMIT` and the like.
+    pub(crate) span_limits: SpanLimits,
     /// Request methods that are known; `OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS`.
     pub(crate) known_methods: KnownMethods,
     /// `OTEL_PROPAGATORS`.
@@ -131,10 +133,7 @@ impl OtelConfig {
         let otlp = read_otlp(&mut env);
         let service_name = env.text("OTEL_SERVICE_NAME");
         let resource_attributes = read_resource_attributes(&mut env);
-        let attribute_limit = env
-            .parse("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT")
-            .or_else(|| env.parse("OTEL_ATTRIBUTE_COUNT_LIMIT"))
-            .unwrap_or(128);
+        let span_limits = SpanLimits::read(&mut env);
         let propagators = read_propagators(&mut env);
         let known_methods = env.parse("OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS");
         if env.errors.is_empty() {
@@ -143,7 +142,7 @@ impl OtelConfig {
                 otlp,
                 sampler,
                 batch,
-                attribute_limit,
+                span_limits,
                 known_methods: known_methods.unwrap_or_default(),
                 propagators,
                 service_name,
@@ -172,51 +171,6 @@ impl OtelConfig {
             ])
             .with_attributes(attributes.chain(name).map(|(key, value)| KeyValue::new(key, value)))
             .build()
-    }
-}
-
-/// Reads variables and collects messages about their values.
-struct EnvReader<'a> {
-    lookup: &'a dyn Fn(&str) -> Option<OsString>,
-    errors: Vec<String>,
-    warnings: Vec<String>,
-}
-
-impl EnvReader<'_> {
-    /// Returns the value of a variable without surrounding whitespace, which a value from a file may have.
-    /// An empty value counts as unset.
-    fn text(&mut self, variable: &str) -> Option<String> {
-        match (self.lookup)(variable)?.into_string() {
-            Ok(text) => Some(text.trim().to_owned()).filter(|text| !text.is_empty()),
-            Err(_) => {
-                self.error(variable, "not valid UTF-8");
-                None
-            }
-        }
-    }
-
-    /// Parses the value of a variable. A malformed value causes a warning.
-    fn parse<T: FromStr<Err: fmt::Display>>(&mut self, variable: &str) -> Option<T> {
-        match self.text(variable)?.parse() {
-            Ok(value) => Some(value),
-            Err(error) => {
-                self.warn(variable, &format!("{error}; using the default"));
-                None
-            }
-        }
-    }
-
-    /// Returns the value of an enumeration in lower case, because its values match in any case.
-    fn enum_value(&mut self, variable: &str) -> Option<String> {
-        Some(self.text(variable)?.to_ascii_lowercase())
-    }
-
-    fn warn(&mut self, variable: &str, message: &str) {
-        self.warnings.push(format!("{variable}: {message}"));
-    }
-
-    fn error(&mut self, variable: &str, message: &str) {
-        self.errors.push(format!("{variable}: {message}"));
     }
 }
 

@@ -30,7 +30,7 @@ const ZIPKIN: &str = "spans are exported by OTLP";
 const CAPTURE: &str = "handlers add attributes with `observability::record`";
 
 /// Variables of equal support.
-const VARIABLES: [(Support, &[&str]); 19] = [
+const VARIABLES: [(Support, &[&str]); 18] = [
     (
         Honoured,
         &[
@@ -43,8 +43,12 @@ const VARIABLES: [(Support, &[&str]); 19] = [
             "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
             "OTEL_ATTRIBUTE_COUNT_LIMIT",
             "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT",
+            "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT",
+            "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT",
             "OTEL_SPAN_EVENT_COUNT_LIMIT",
+            "OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT",
             "OTEL_SPAN_LINK_COUNT_LIMIT",
+            "OTEL_LINK_ATTRIBUTE_COUNT_LIMIT",
             "OTEL_EXPORTER_OTLP_ENDPOINT",
             "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
             "OTEL_EXPORTER_OTLP_HEADERS",
@@ -75,15 +79,6 @@ const VARIABLES: [(Support, &[&str]); 19] = [
         &["OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"],
     ),
     (Unsupported("RUST_LOG is the log filter"), &["OTEL_LOG_LEVEL"]),
-    (
-        Unsupported("only the count of attributes is limited"),
-        &[
-            "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT",
-            "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT",
-            "OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT",
-            "OTEL_LINK_ATTRIBUTE_COUNT_LIMIT",
-        ],
-    ),
     (
         Unsupported(NO_LOGS),
         &[

@@ -144,7 +144,7 @@ fn show_settings(report: &mut Report, service: &ServiceInfo, config: &Config, ot
     report.add(State::Ok, "propagators", &propagators.join(","));
     let limits = format!(
         "{} attributes per span, {} spans in the queue, {} per batch, every {} ms",
-        otel.attribute_limit,
+        otel.span_limits.attributes,
         otel.batch.max_queue_size,
         otel.batch.max_export_batch_size,
         otel.batch.schedule_delay.as_millis(),

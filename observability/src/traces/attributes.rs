@@ -3,15 +3,19 @@
 //! The SDK appends every attribute that is set until the limit is reached. A key could then occur twice, and
 //! the outcome of a request, which is set last, could be missing.
 
-use opentelemetry::KeyValue;
+use opentelemetry::{Array, KeyValue, StringValue, Value};
 use opentelemetry_sdk::trace::SpanData;
+
+use crate::config::SpanLimits;
 
 /// Attributes that are kept even if the limit is exceeded.
 const REQUIRED: [&str; 4] =
     ["http.request.method", "http.route", "http.response.status_code", "error.type"];
 
-/// Keeps the last value of each key, of an event the first, and at most `limit` attributes, the required ones among them.
-pub(super) fn normalize_attributes(span: &mut SpanData, limit: usize) {
+/// Keeps the last value of each key, of an event the first, and what is within the limits. Of the attributes of
+/// a span, the required ones are kept.
+pub(super) fn normalize_attributes(span: &mut SpanData, limits: &SpanLimits) {
+    let limit = limits.attributes;
     if may_have_duplicates(&span.attributes) {
         remove_duplicates(&mut span.attributes);
     }
@@ -37,6 +41,27 @@ pub(super) fn normalize_attributes(span: &mut SpanData, limit: usize) {
         });
         let dropped = u32::try_from(count - span.attributes.len()).unwrap_or(u32::MAX);
         span.dropped_attributes_count = span.dropped_attributes_count.saturating_add(dropped);
+    }
+    if let Some(length) = limits.value_length {
+        let events = span.events.events.iter_mut().map(|event| &mut event.attributes);
+        let links = span.links.links.iter_mut().map(|link| &mut link.attributes);
+        for attributes in events.chain(links).chain([&mut span.attributes]) {
+            attributes.iter_mut().for_each(|attribute| truncate(&mut attribute.value, length));
+        }
+    }
+}
+
+/// Truncates a text, or each text of an array, to a number of characters.
+fn truncate(value: &mut Value, length: usize) {
+    let truncate = |text: &mut StringValue| {
+        if let Some((end, _)) = text.as_str().char_indices().nth(length) {
+            *text = text.as_str()[..end].to_owned().into();
+        }
+    };
+    match value {
+        Value::String(text) => truncate(text),
+        Value::Array(Array::String(texts)) => texts.iter_mut().for_each(truncate),
+        _ => {}
     }
 }
 
@@ -105,6 +130,23 @@ mod tests {
             let attributes: Vec<_> = keys.iter().map(|key| KeyValue::new(*key, 1)).collect();
             let bits: Vec<_> = keys.iter().map(|key| (key_bit(key), *key)).collect();
             assert!(!may_have_duplicates(&attributes), "{bits:?}");
+        }
+    }
+
+    #[test]
+    fn texts_are_truncated_to_characters() {
+        for (value, expected) in [
+            ("äöü".into(), "äö".into()),
+            ("ab".into(), "ab".into()),
+            (Value::I64(12345), Value::I64(12345)),
+            (
+                Value::Array(Array::String(vec!["abc".into(), "".into()])),
+                Value::Array(Array::String(vec!["ab".into(), "".into()])),
+            ),
+        ] {
+            let mut truncated = value;
+            truncate(&mut truncated, 2);
+            assert_eq!(truncated, expected);
         }
     }
 

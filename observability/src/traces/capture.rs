@@ -9,12 +9,13 @@ use opentelemetry_sdk::trace::{Span, SpanData, SpanProcessor};
 use parking_lot::Mutex;
 
 use super::processor::finish_span;
+use crate::config::SpanLimits;
 
 /// Spans that have ended. A clone shares them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct SpanCapture {
     spans: Arc<Mutex<Vec<SpanData>>>,
-    attribute_limit: usize,
+    limits: SpanLimits,
 }
 
 impl SpanCapture {
@@ -22,8 +23,8 @@ impl SpanCapture {
         self.spans.lock().clone()
     }
 
-    pub(super) fn with_attribute_limit(mut self, limit: usize) -> Self {
-        self.attribute_limit = limit;
+    pub(super) fn with_limits(mut self, limits: SpanLimits) -> Self {
+        self.limits = limits;
         self
     }
 }
@@ -32,7 +33,7 @@ impl SpanProcessor for SpanCapture {
     fn on_start(&self, _: &mut Span, _: &Context) {}
 
     fn on_end(&self, mut span: SpanData) {
-        finish_span(&mut span, self.attribute_limit);
+        finish_span(&mut span, &self.limits);
         self.spans.lock().push(span);
     }
 

@@ -30,7 +30,7 @@ use opentelemetry::InstrumentationScope;
 use opentelemetry::trace::noop::NoopTracer;
 use opentelemetry::trace::{Tracer, TracerProvider as _};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
+use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, TracerProviderBuilder};
 use tokio::runtime::Runtime;
 use tracing::{Level, Metadata, Subscriber};
 use tracing_opentelemetry::OpenTelemetryLayer;
@@ -39,7 +39,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Layer, Registry};
 
-use crate::config::{OtelConfig, OtlpConfig, Protocol, ServiceInfo};
+use crate::config::{OtelConfig, OtlpConfig, Protocol, ServiceInfo, SpanLimits};
 use crate::http::redact_url;
 use crate::logs::{LogLayer, Logger};
 use crate::metrics::Metrics;
@@ -73,9 +73,7 @@ impl Traces {
             Some(otlp) if !otel.disabled => Some(start_exporter(otlp, otel, &resource, metrics)?),
             _ => None,
         };
-        let mut provider = SdkTracerProvider::builder()
-            // `finish_span` applies the limit.
-            .with_max_attributes_per_span(u32::MAX)
+        let mut provider = provider_with_limits(&otel.span_limits)
             .with_sampler(otel.sampler.clone())
             .with_resource(resource);
         if let Some(processor) = &processor {
@@ -87,11 +85,10 @@ impl Traces {
     /// Creates traces whose spans are kept in memory.
     #[cfg(feature = "testing")]
     pub(crate) fn captured(service: &ServiceInfo, otel: &OtelConfig, spans: SpanCapture) -> Self {
-        let provider = SdkTracerProvider::builder()
-            .with_max_attributes_per_span(u32::MAX)
+        let provider = provider_with_limits(&otel.span_limits)
             .with_sampler(otel.sampler.clone())
             .with_resource(otel.resource(service))
-            .with_span_processor(spans.with_attribute_limit(otel.attribute_limit));
+            .with_span_processor(spans.with_limits(otel.span_limits));
         Self { provider: provider.build(), processor: None }
     }
 
@@ -102,6 +99,17 @@ impl Traces {
             .build();
         self.provider.tracer_with_scope(scope)
     }
+}
+
+/// Creates the builder of a provider. `finish_span` applies the limits of attributes, which keep those of the
+/// outcome.
+fn provider_with_limits(limits: &SpanLimits) -> TracerProviderBuilder {
+    SdkTracerProvider::builder()
+        .with_max_attributes_per_span(u32::MAX)
+        .with_max_events_per_span(limits.events)
+        .with_max_attributes_per_event(limits.event_attributes)
+        .with_max_links_per_span(limits.links)
+        .with_max_attributes_per_link(limits.link_attributes)
 }
 
 /// Creates the subscriber that sends spans to `tracer` and events to the log.

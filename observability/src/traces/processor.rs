@@ -26,7 +26,7 @@ use super::attributes::normalize_attributes;
 use super::end::resolve_end;
 use super::otlp::{SendError, SpanTransport, rejected_spans};
 use super::queue::SpanQueue;
-use crate::config::OtelConfig;
+use crate::config::{OtelConfig, SpanLimits};
 use crate::metrics::{ExportFailure, Metrics};
 
 /// Minimum interval between warnings about a failing backend.
@@ -43,7 +43,7 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
 #[derive(Clone)]
 pub(crate) struct BatchSpanProcessor {
     queue: Arc<SpanQueue>,
-    attribute_limit: usize,
+    limits: SpanLimits,
     commands: mpsc::UnboundedSender<Command>,
     deadline: Arc<watch::Sender<Option<Instant>>>,
 }
@@ -80,8 +80,8 @@ impl BatchSpanProcessor {
         thread::Builder::new()
             .name("span-export".to_owned())
             .spawn(move || runtime.block_on(worker.run(command_rx)))?;
-        let attribute_limit = otel.attribute_limit;
-        Ok(Self { queue, attribute_limit, commands, deadline: Arc::new(deadline) })
+        let limits = otel.span_limits;
+        Ok(Self { queue, limits, commands, deadline: Arc::new(deadline) })
     }
 
     /// Closes the queue and exports the queued spans within `limit`. Spans that have not ended are counted
@@ -120,7 +120,7 @@ impl SpanProcessor for BatchSpanProcessor {
 
     fn on_end(&self, mut span: SpanData) {
         if span.span_context.is_sampled() {
-            finish_span(&mut span, self.attribute_limit);
+            finish_span(&mut span, &self.limits);
             self.queue.enqueue(span);
         }
     }
@@ -136,9 +136,9 @@ impl SpanProcessor for BatchSpanProcessor {
 }
 
 /// Completes a span that has ended, before it is exported.
-pub(super) fn finish_span(span: &mut SpanData, attribute_limit: usize) {
+pub(super) fn finish_span(span: &mut SpanData, limits: &SpanLimits) {
     resolve_end(span);
-    normalize_attributes(span, attribute_limit);
+    normalize_attributes(span, limits);
     clear_status_of_events(span);
 }
 
