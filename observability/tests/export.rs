@@ -157,3 +157,19 @@ fn env_proxy_is_ignored() {
         collector.wait_for_trace(service.get("/hello").trace_id(), 1);
     }
 }
+
+/// An empty variable is the same as an unset one, and values are decoded.
+#[test]
+fn configured_headers_are_sent() {
+    for protocol in PROTOCOLS {
+        let collector = OtlpCollector::start();
+        let service = service(protocol, collector.url())
+            .env("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "")
+            .env("OTEL_EXPORTER_OTLP_HEADERS", "api-key=a%20secret,broken")
+            .serve();
+        send_requests(&service, 1);
+        service.stop();
+        let export = collector.exports().remove(0);
+        assert_eq!(export.headers["api-key"], "a secret", "{protocol:?}");
+    }
+}
