@@ -238,7 +238,9 @@ fn read_headers(env: &mut EnvReader<'_>) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (position, pair) in (1..).zip(parse_pairs(&list)) {
         let header = pair.and_then(|(name, value)| {
-            Some((HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?))
+            let mut value = HeaderValue::try_from(value).ok()?;
+            value.set_sensitive(true);
+            Some((HeaderName::try_from(name).ok()?, value))
         });
         if let Some((name, value)) = header {
             headers.insert(name, value);
