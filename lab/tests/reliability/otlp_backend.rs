@@ -104,7 +104,10 @@ fn failing_backends() -> Vec<FailingBackend> {
     );
     let (location, redirect_target) =
         fake(Reply::Close(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_vec()));
-    let found = format!("HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n");
+    // `Connection: close`, because an export on a connection that is just being closed would be retried.
+    let found = format!(
+        "HTTP/1.1 302 Found\r\nLocation: {location}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+    );
     let (url, redirecting) = fake(Reply::Close(found.into_bytes()));
     let redirecting = (url, Box::new((redirecting, redirect_target)) as Box<dyn Any>);
     let unavailable = collector(Behavior::Fail { grpc: 14, http: 503 });
