@@ -283,7 +283,7 @@ telemetry = dashboard(
             each("Scrape duration", "Duration of the scrape of each target. The dashed lines are 1 s and the time limit of 4 s.", f"scrape_duration_seconds{{{SEL}}}", "s", thresholds=steps(GREEN, (1, ORANGE), (4, RED))),
             each("Series over time", "Number of series that each target exposes. Unbounded growth means that a label has too many values.", f"scrape_samples_post_metric_relabeling{{{SEL}}}", "short"),
             lines(
-                8, "Dropped log lines", "Log lines per second that could not be written, because the reader of stdout is too slow or has closed it. Requests are not affected.",
+                8, "Dropped log lines", "Log lines per second that could not be written, because stdout is too slow, closed or full, or a line is too long. Requests are not affected.",
                 [q(f"{BY_KIND} ({rate('log_lines_lost_total', SEL)})", "{{job}} {{error_type}}")], "cps", bars=True, stack=True),
         ],
         "Processes": [
