@@ -74,10 +74,7 @@ impl ServiceInfo {
         }
         if matches.get_flag(HEALTH_CHECK) {
             let config = Config::from_arg_matches(&matches)?;
-            health_check(
-                config.admin_addr.as_ref().unwrap_or(&config.listen_addr),
-                self.admin_prefix,
-            )?;
+            health_check(config.admin_routes_addr(), self.admin_prefix)?;
             return Err(Error::Finished(String::new()));
         }
         Ok(T::from_arg_matches(&matches)?)

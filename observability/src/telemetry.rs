@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use opentelemetry::propagation::TextMapPropagator;
 use opentelemetry::trace::SpanContext;
 use opentelemetry::trace::noop::NoopTracerProvider;
+use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider};
 use tracing::{Level, Subscriber};
 use tracing_log::{AsLog, LogTracer};
@@ -134,9 +135,8 @@ impl TelemetryBuilder {
     }
 
     fn build(self, otel: OtelConfig) -> Result<Telemetry, Error> {
-        let service = self.service;
         let stdout = unbuffered_stdout().map_err(|error| Error::telemetry("stdout", error))?;
-        Telemetry::new(self, otel, stdout, |otel, metrics| Traces::start(&service, otel, metrics))
+        Telemetry::new(self, otel, stdout, Traces::start)
     }
 }
 
@@ -192,7 +192,7 @@ impl Telemetry {
         builder: TelemetryBuilder,
         otel: OtelConfig,
         log: impl Write + Send + 'static,
-        start_traces: impl FnOnce(&OtelConfig, &Arc<Metrics>) -> Result<Traces, BoxError>,
+        start_traces: impl FnOnce(&OtelConfig, Resource, &Arc<Metrics>) -> Result<Traces, BoxError>,
     ) -> Result<Self, Error> {
         let TelemetryBuilder { service, config, propagators } = builder;
         let metrics = Arc::new(Metrics::new(
@@ -209,7 +209,7 @@ impl Telemetry {
         let writer = NonBlockingWriter::start(log, metrics.dropped_lines.clone())
             .map_err(|error| Error::telemetry("log thread", error))?;
         let logger = Logger::new(writer, config.log_format, service.log_label, &config.log_filter);
-        let traces = start_traces(&otel, &metrics)
+        let traces = start_traces(&otel, resource, &metrics)
             .map_err(|error| Error::telemetry("span exporter", error))?;
         Ok(Self(Arc::new(Inner {
             is_parent_based: matches!(otel.sampler, Sampler::ParentBased(_) | Sampler::AlwaysOff),

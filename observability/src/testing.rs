@@ -89,9 +89,10 @@ impl TestTelemetry {
         let otel = OtelConfig::read(&|_| None)
             .unwrap_or_else(|errors| panic!("default settings: {errors:?}"));
         let (spans, log) = (SpanCapture::default(), LogCapture::default());
-        let traces = Traces::captured(&SERVICE, &otel, spans.clone());
         let builder = Telemetry::builder(SERVICE, &config);
-        let telemetry = Telemetry::new(builder, otel, log.clone(), |_, _| Ok(traces))
+        let capture = spans.clone();
+        let traces = |otel: &_, resource, _: &_| Ok(Traces::captured(otel, resource, capture));
+        let telemetry = Telemetry::new(builder, otel, log.clone(), traces)
             .unwrap_or_else(|error| panic!("{error}"));
         // A guard of a local recorder borrows it.
         let recorder = Box::leak(Box::new(telemetry.recorder()));

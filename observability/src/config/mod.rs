@@ -96,6 +96,11 @@ impl Config {
         self.listen_addr.to_string()
     }
 
+    /// Returns the address of the admin routes: `ADMIN_ADDR`, or else `LISTEN_ADDR`.
+    pub(crate) fn admin_routes_addr(&self) -> &ListenAddr {
+        self.admin_addr.as_ref().unwrap_or(&self.listen_addr)
+    }
+
     /// Returns the upper bound on graceful shutdown, `SHUTDOWN_TIMEOUT_MS`.
     pub fn shutdown_timeout(&self) -> Duration {
         self.shutdown_timeout

@@ -45,8 +45,6 @@ pub(crate) struct OtelConfig {
     pub(crate) service_name: Option<String>,
     /// `OTEL_RESOURCE_ATTRIBUTES`.
     pub(crate) resource_attributes: Vec<(String, String)>,
-    /// `service.instance.id`, unless `OTEL_RESOURCE_ATTRIBUTES` has one.
-    pub(crate) instance_id: String,
     /// Warnings to log once the log exists.
     pub(crate) warnings: Vec<String>,
 }
@@ -76,14 +74,23 @@ pub(crate) enum Protocol {
     HttpProtobuf,
 }
 
+impl Protocol {
+    /// Returns the value of `OTEL_EXPORTER_OTLP_PROTOCOL`.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Grpc => "grpc",
+            Self::HttpProtobuf => "http/protobuf",
+        }
+    }
+}
+
 impl FromStr for Protocol {
     type Err = &'static str;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match &*text.to_ascii_lowercase() {
-            "grpc" => Ok(Self::Grpc),
-            "http/protobuf" => Ok(Self::HttpProtobuf),
-            _ => Err("expected grpc or http/protobuf"),
-        }
+        [Self::Grpc, Self::HttpProtobuf]
+            .into_iter()
+            .find(|protocol| protocol.as_str().eq_ignore_ascii_case(text))
+            .ok_or("expected grpc or http/protobuf")
     }
 }
 
@@ -147,7 +154,6 @@ impl OtelConfig {
                 propagators,
                 service_name,
                 resource_attributes,
-                instance_id: Uuid::new_v4().to_string(),
                 warnings: env.warnings,
             })
         } else {
@@ -155,7 +161,7 @@ impl OtelConfig {
         }
     }
 
-    /// Returns the resource of all spans and of `target_info`: name, version and instance of the service, and
+    /// Creates the resource of all spans and of `target_info`: name, version and a new id of the instance, and
     /// the SDK. `OTEL_RESOURCE_ATTRIBUTES` replaces any of them, and `OTEL_SERVICE_NAME` replaces the name.
     pub(crate) fn resource(&self, service: &ServiceInfo) -> Resource {
         let attributes =
@@ -166,7 +172,7 @@ impl OtelConfig {
             .with_service_name(service.name)
             .with_attributes([
                 KeyValue::new("service.version", service.version),
-                KeyValue::new("service.instance.id", self.instance_id.clone()),
+                KeyValue::new("service.instance.id", Uuid::new_v4().to_string()),
                 KeyValue::new("process.pid", i64::from(std::process::id())),
             ])
             .with_attributes(attributes.chain(name).map(|(key, value)| KeyValue::new(key, value)))

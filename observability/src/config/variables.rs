@@ -176,11 +176,9 @@ pub(crate) fn support(variable: &str) -> Option<Support> {
 /// Returns a warning for each `OTEL_*` variable that is set and has no effect, in the order of their names.
 /// An empty value counts as unset, and a warning contains no value.
 pub(crate) fn warnings(variables: impl Iterator<Item = (OsString, OsString)>) -> Vec<String> {
-    let mut warnings: Vec<_> = variables
-        .filter(|(_, value)| !value.is_empty())
+    let mut warnings: Vec<_> = otel_variables(variables)
         .filter_map(|(name, value)| {
-            let name = name.to_string_lossy();
-            let text = name.starts_with("OTEL_").then(|| warning(&name))??;
+            let text = warning(&name)?;
             // A signal that is not exported has the exporter `none`.
             let is_off = name.ends_with("S_EXPORTER") && value.eq_ignore_ascii_case("none");
             (!is_off).then(|| format!("{name}: {text}"))
@@ -188,6 +186,16 @@ pub(crate) fn warnings(variables: impl Iterator<Item = (OsString, OsString)>) ->
         .collect();
     warnings.sort_unstable();
     warnings
+}
+
+/// Returns the `OTEL_*` variables that are set.
+pub(crate) fn otel_variables(
+    variables: impl Iterator<Item = (OsString, OsString)>,
+) -> impl Iterator<Item = (String, OsString)> {
+    variables
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(name, value)| (name.to_string_lossy().into_owned(), value))
+        .filter(|(name, _)| name.starts_with("OTEL_"))
 }
 
 /// Returns the reason for which a variable has no effect, or `None` if it has one.

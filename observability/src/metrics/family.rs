@@ -174,14 +174,14 @@ impl Families {
         create: impl FnOnce(&'static [f64]) -> Series,
     ) -> (Option<Series>, Option<Problem>) {
         let name = kind.family_name(key.name());
-        let mut samples = kind.suffixes().iter().map(|suffix| format!("{name}{suffix}"));
+        let samples = || kind.suffixes().iter().map(|suffix| format!("{name}{suffix}"));
         let is_known = self.families.get(&name).map(|family| family.kind == kind);
-        if !is_known.unwrap_or_else(|| !samples.any(|sample| self.samples.contains_key(&sample))) {
+        if !is_known.unwrap_or_else(|| !samples().any(|sample| self.samples.contains_key(&sample)))
+        {
             return (None, Some(Problem::NameConflict));
         }
         let family = self.families.entry(name.clone()).or_insert_with(|| {
-            let samples = kind.suffixes().iter().map(|suffix| format!("{name}{suffix}"));
-            self.samples.extend(samples.map(|sample| (sample, name.clone())));
+            self.samples.extend(samples().map(|sample| (sample, name.clone())));
             Family {
                 kind,
                 series: BTreeMap::new(),

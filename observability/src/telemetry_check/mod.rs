@@ -10,12 +10,13 @@ use std::fmt::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::Sampler;
 use reqwest::Url;
 use tracing::Level;
 
 use crate::config::variables::{self, Support};
-use crate::config::{Config, OtelConfig, OtlpConfig, Protocol, ServiceInfo};
+use crate::config::{Config, OtelConfig, OtlpConfig, ServiceInfo};
 use crate::http::redact_url;
 use crate::traces::{export_once, test_span};
 
@@ -66,7 +67,8 @@ pub(crate) fn check_telemetry(
 ) -> Result<String, String> {
     let mut report = Report::default();
     check_variables(&mut report, otel, variables);
-    show_settings(&mut report, service, config, otel);
+    let resource = otel.resource(service);
+    show_settings(&mut report, service, config, otel, &resource);
     match &otel.otlp {
         _ if otel.disabled => report.wrong(
             "export",
@@ -79,7 +81,7 @@ pub(crate) fn check_telemetry(
             "Set OTEL_EXPORTER_OTLP_ENDPOINT, such as http://127.0.0.1:4317, and unset \
              OTEL_TRACES_EXPORTER if it is none.",
         ),
-        Some(otlp) => check_backend(&mut report, service, otel, otlp),
+        Some(otlp) => check_backend(&mut report, otel.batch.export_timeout, otlp, &resource),
     }
     let verdict = if report.is_wrong {
         "\nNot every check passed. Each line that begins with WRONG is followed by what to do.\n"
@@ -96,11 +98,7 @@ fn check_variables(
     otel: &OtelConfig,
     variables: impl Iterator<Item = (OsString, OsString)>,
 ) {
-    let mut names: Vec<_> = variables
-        .filter(|(_, value)| !value.is_empty())
-        .map(|(name, _)| name.to_string_lossy().into_owned())
-        .filter(|name| name.starts_with("OTEL_"))
-        .collect();
+    let mut names: Vec<_> = variables::otel_variables(variables).map(|(name, _)| name).collect();
     names.sort_unstable();
     for name in names {
         let has_prefix = |warning: &&String| {
@@ -127,7 +125,13 @@ fn check_variables(
 }
 
 /// Reports the settings that decide which spans are recorded and where the telemetry is found.
-fn show_settings(report: &mut Report, service: &ServiceInfo, config: &Config, otel: &OtelConfig) {
+fn show_settings(
+    report: &mut Report,
+    service: &ServiceInfo,
+    config: &Config,
+    otel: &OtelConfig,
+    resource: &Resource,
+) {
     let sampler = format!("{:?}", otel.sampler);
     if matches!(&otel.sampler, Sampler::AlwaysOff)
         || ["ParentBased(AlwaysOff)", "(0.0)"].iter().any(|none| sampler.contains(none))
@@ -150,7 +154,6 @@ fn show_settings(report: &mut Report, service: &ServiceInfo, config: &Config, ot
         otel.batch.schedule_delay.as_millis(),
     );
     report.add(State::Ok, "limits", &limits);
-    let resource = otel.resource(service);
     let mut attributes: Vec<_> =
         resource.iter().map(|(name, value)| format!("{name}={value}")).collect();
     attributes.sort_unstable();
@@ -165,7 +168,7 @@ fn show_settings(report: &mut Report, service: &ServiceInfo, config: &Config, ot
             "Add observability=warn to RUST_LOG. Spans do not depend on it.",
         );
     }
-    let address = config.admin_addr.as_ref().unwrap_or(&config.listen_addr);
+    let address = config.admin_routes_addr();
     let metrics = match address.connect_host() {
         Some(_) => format!("http://{address}{}/metrics", service.admin_prefix),
         None => format!("{}/metrics on {address}", service.admin_prefix),
@@ -174,14 +177,11 @@ fn show_settings(report: &mut Report, service: &ServiceInfo, config: &Config, ot
 }
 
 /// Resolves and connects to the endpoint, and exports nothing and then one span.
-fn check_backend(report: &mut Report, service: &ServiceInfo, otel: &OtelConfig, otlp: &OtlpConfig) {
+fn check_backend(report: &mut Report, timeout: Duration, otlp: &OtlpConfig, resource: &Resource) {
     let Ok(url) = Url::parse(&otlp.endpoint) else {
         return report.wrong("endpoint", "not a URL", "Set a URL such as http://127.0.0.1:4317.");
     };
-    let protocol = match otlp.protocol {
-        Protocol::Grpc => "grpc",
-        Protocol::HttpProtobuf => "http/protobuf",
-    };
+    let protocol = otlp.protocol.as_str();
     report.add(State::Ok, "endpoint", &format!("{} ({protocol})", redact_url(&url)));
     let addresses = match url.socket_addrs(|| None) {
         Ok(addresses) if !addresses.is_empty() => addresses,
@@ -195,12 +195,10 @@ fn check_backend(report: &mut Report, service: &ServiceInfo, otel: &OtelConfig, 
     report.add(State::Ok, "resolve", &list.join(" "));
     let Some(address) = connect(report, &addresses) else { return };
 
-    let resource = otel.resource(service);
-    let timeout = otel.batch.export_timeout;
     let exports = [("empty export", Vec::new()), ("test span", vec![test_span()])];
     for (check, spans) in exports {
         let start = Instant::now();
-        match export_once(otlp, timeout, &resource, &spans) {
+        match export_once(otlp, timeout, resource, &spans) {
             Ok((0, _)) => {
                 let tls = if url.scheme() == "https" { ", certificate verified" } else { "" };
                 let text = format!("accepted in {} ms{tls}", start.elapsed().as_millis());

@@ -31,7 +31,6 @@ use opentelemetry::trace::noop::NoopTracer;
 use opentelemetry::trace::{Tracer, TracerProvider as _};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, TracerProviderBuilder};
-use tokio::runtime::Runtime;
 use tracing::{Level, Metadata, Subscriber};
 use tracing_opentelemetry::OpenTelemetryLayer;
 use tracing_subscriber::filter::{LevelFilter, Targets, filter_fn};
@@ -39,7 +38,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Layer, Registry};
 
-use crate::config::{OtelConfig, OtlpConfig, Protocol, ServiceInfo, SpanLimits};
+use crate::config::{OtelConfig, OtlpConfig, SpanLimits};
 use crate::http::redact_url;
 use crate::logs::{LogLayer, Logger};
 use crate::metrics::Metrics;
@@ -47,7 +46,7 @@ use crate::metrics::Metrics;
 #[cfg(feature = "testing")]
 pub(crate) use capture::SpanCapture;
 pub(crate) use end::end_after;
-use otlp::{GrpcExporter, HttpExporter};
+use otlp::Exporter;
 pub(crate) use probe::{export_once, test_span};
 use processor::BatchSpanProcessor;
 
@@ -64,11 +63,10 @@ pub(crate) struct Traces {
 
 impl Traces {
     pub(crate) fn start(
-        service: &ServiceInfo,
         otel: &OtelConfig,
+        resource: Resource,
         metrics: &Arc<Metrics>,
     ) -> Result<Self, BoxError> {
-        let resource = otel.resource(service);
         let processor = match &otel.otlp {
             Some(otlp) if !otel.disabled => Some(start_exporter(otlp, otel, &resource, metrics)?),
             _ => None,
@@ -84,10 +82,10 @@ impl Traces {
 
     /// Creates traces whose spans are kept in memory.
     #[cfg(feature = "testing")]
-    pub(crate) fn captured(service: &ServiceInfo, otel: &OtelConfig, spans: SpanCapture) -> Self {
+    pub(crate) fn captured(otel: &OtelConfig, resource: Resource, spans: SpanCapture) -> Self {
         let provider = provider_with_limits(&otel.span_limits)
             .with_sampler(otel.sampler.clone())
-            .with_resource(otel.resource(service))
+            .with_resource(resource)
             .with_span_processor(spans.with_limits(otel.span_limits));
         Self { provider: provider.build(), processor: None }
     }
@@ -182,41 +180,10 @@ fn start_exporter(
     resource: &Resource,
     metrics: &Arc<Metrics>,
 ) -> Result<BatchSpanProcessor, BoxError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // The processor's own timeout expires first and names the reason. This one is a safeguard.
     let timeout = otel.batch.export_timeout + Duration::from_secs(1);
     let metrics = Arc::clone(metrics);
     let url = redact_url(&otlp.endpoint.parse()?);
-    match otlp.protocol {
-        Protocol::Grpc => {
-            let build = || GrpcExporter::new(otlp, timeout, resource);
-            let (runtime, exporter) = build_on_runtime(runtime, build)?;
-            Ok(BatchSpanProcessor::start(exporter, url, runtime, otel, metrics)?)
-        }
-        Protocol::HttpProtobuf => {
-            let build = || HttpExporter::new(otlp, timeout, resource);
-            let (runtime, exporter) = build_on_runtime(runtime, build)?;
-            Ok(BatchSpanProcessor::start(exporter, url, runtime, otel, metrics)?)
-        }
-    }
-}
-
-/// Builds an exporter in the context of `runtime`.
-///
-/// On failure the runtime is shut down in the background because it must not be dropped on a thread of
-/// another runtime.
-fn build_on_runtime<T>(
-    runtime: Runtime,
-    build: impl FnOnce() -> Result<T, BoxError>,
-) -> Result<(Runtime, T), BoxError> {
-    let entered = runtime.enter();
-    let built = build();
-    drop(entered);
-    match built {
-        Ok(built) => Ok((runtime, built)),
-        Err(error) => {
-            runtime.shutdown_background();
-            Err(error)
-        }
-    }
+    let (runtime, exporter) = Exporter::build(otlp, timeout, resource)?;
+    Ok(BatchSpanProcessor::start(exporter, url, runtime, otel, metrics)?)
 }

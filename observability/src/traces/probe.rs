@@ -10,9 +10,9 @@ use opentelemetry::trace::{
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator, SpanData, SpanEvents, SpanLinks};
 
-use super::otlp::{GrpcExporter, HttpExporter, SendError, SpanTransport, rejected_spans};
-use super::{BoxError, build_on_runtime};
-use crate::config::{OtlpConfig, Protocol};
+use super::BoxError;
+use super::otlp::{Exporter, SendError, SpanTransport, rejected_spans};
+use crate::config::OtlpConfig;
 
 /// Makes one attempt to export `spans`. Returns the number of rejected spans and the receiver's message.
 ///
@@ -24,19 +24,8 @@ pub(crate) fn export_once(
     resource: &Resource,
     spans: &[SpanData],
 ) -> Result<(u64, String), BoxError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let outcome = match otlp.protocol {
-        Protocol::Grpc => {
-            let build = || GrpcExporter::new(otlp, timeout, resource);
-            let (runtime, exporter) = build_on_runtime(runtime, build)?;
-            runtime.block_on(within(timeout, exporter.send(spans)))
-        }
-        Protocol::HttpProtobuf => {
-            let build = || HttpExporter::new(otlp, timeout, resource);
-            let (runtime, exporter) = build_on_runtime(runtime, build)?;
-            runtime.block_on(within(timeout, exporter.send(spans)))
-        }
-    };
+    let (runtime, exporter) = Exporter::build(otlp, timeout, resource)?;
+    let outcome = runtime.block_on(within(timeout, exporter.send(spans)));
     match outcome? {
         Ok(partial) => Ok(rejected_spans(partial, spans.len().try_into()?)),
         Err(

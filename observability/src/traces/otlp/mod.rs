@@ -7,10 +7,15 @@ mod http;
 use std::time::Duration;
 
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTracePartialSuccess;
+use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::SpanData;
+use tokio::runtime::Runtime;
 
-pub(super) use grpc::GrpcExporter;
-pub(super) use http::HttpExporter;
+use super::BoxError;
+use crate::config::{OtlpConfig, Protocol};
+use crate::http::truncate;
+use grpc::GrpcExporter;
+use http::HttpExporter;
 
 /// Maximum size of a receiver's message in the log, in bytes.
 const MAX_MESSAGE_BYTES: usize = 1024;
@@ -18,6 +23,48 @@ const MAX_MESSAGE_BYTES: usize = 1024;
 /// Transport that makes one attempt to send a batch. The processor retries.
 pub(super) trait SpanTransport {
     async fn send(&self, batch: &[SpanData]) -> Result<ExportTracePartialSuccess, SendError>;
+}
+
+/// Exporter of the configured protocol.
+pub(super) enum Exporter {
+    Grpc(GrpcExporter),
+    Http(HttpExporter),
+}
+
+impl Exporter {
+    /// Creates the exporter, in a runtime of its thread.
+    ///
+    /// On failure the runtime is shut down in the background because it must not be dropped on a thread of
+    /// another runtime.
+    pub(super) fn build(
+        otlp: &OtlpConfig,
+        timeout: Duration,
+        resource: &Resource,
+    ) -> Result<(Runtime, Self), BoxError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let entered = runtime.enter();
+        let exporter = match otlp.protocol {
+            Protocol::Grpc => GrpcExporter::new(otlp, timeout, resource).map(Self::Grpc),
+            Protocol::HttpProtobuf => HttpExporter::new(otlp, timeout, resource).map(Self::Http),
+        };
+        drop(entered);
+        match exporter {
+            Ok(exporter) => Ok((runtime, exporter)),
+            Err(error) => {
+                runtime.shutdown_background();
+                Err(error)
+            }
+        }
+    }
+}
+
+impl SpanTransport for Exporter {
+    async fn send(&self, batch: &[SpanData]) -> Result<ExportTracePartialSuccess, SendError> {
+        match self {
+            Self::Grpc(exporter) => exporter.send(batch).await,
+            Self::Http(exporter) => exporter.send(batch).await,
+        }
+    }
 }
 
 /// Reason for which an attempt failed. The text is for the log.
@@ -48,6 +95,5 @@ pub(super) fn rejected_spans(partial: ExportTracePartialSuccess, exported: u64) 
 
 /// Returns the first line of a receiver's message, limited in size.
 fn first_line(message: &str) -> &str {
-    let line = message.trim_start().lines().next().unwrap_or_default();
-    &line[..line.floor_char_boundary(MAX_MESSAGE_BYTES)]
+    truncate(message.trim_start().lines().next().unwrap_or_default(), MAX_MESSAGE_BYTES)
 }
