@@ -235,6 +235,7 @@ calls = dashboard(
 # --- Telemetry health ----------------------------------------------------------------------------
 
 QUEUE, EXPORT = "otel_sdk_processor_span_processed_total", "otel_sdk_exporter_span_exported_total"
+SAMPLED = SEL + ', otel_span_sampling_result="RECORD_AND_SAMPLE"'
 LOST, ACCEPTED = SEL + ', error_type!=""', SEL + ', error_type=""'
 BY_KIND = "sum by (job, error_type)"
 
@@ -253,7 +254,7 @@ telemetry = dashboard(
         "Alerts and current state": [
             alerts(),
             stat(4, "Targets up", "Share of instances that Prometheus can scrape. Below 100 %, some series on the other dashboards end.", f"avg(up{{{SEL}}})", "up", "percentunit", steps(RED, (1, GREEN))),
-            stat(4, "Spans started", "Spans started per second by the chosen services.", f"sum({rate('otel_sdk_span_started_total', SEL, LIVE)})", "spans/s", "none", steps(BLUE), decimals=1),
+            stat(4, "Spans started", "Sampled spans started per second by the chosen services.", f"sum({rate('otel_sdk_span_started_total', SAMPLED, LIVE)})", "spans/s", "none", steps(BLUE), decimals=1),
             stat(
                 4, "Dropped spans in this time range", "Spans that did not reach the collector in the selected time range, because the queue was full or the export failed.",
                 f"round((sum(increase({QUEUE}{{{LOST}}}[$__range])) or vector(0)) + (sum(increase({EXPORT}{{{LOST}}}[$__range])) or vector(0)))", "spans", "none", steps(GREEN, (1, RED))),
@@ -267,16 +268,23 @@ telemetry = dashboard(
         ],
         "Spans": [
             lines(
-                12, "Spans started and exported", "Both series of a service are equal, apart from a delay because spans are exported in batches. A lasting difference means dropped spans.",
+                8, "Spans started and exported", "Both series of a service are equal, apart from a delay because spans are exported in batches. A lasting difference means dropped spans.",
                 [
-                    q(f"sum by (job) ({rate('otel_sdk_span_started_total', SEL)})", "{{job}} started"),
+                    q(f"sum by (job) ({rate('otel_sdk_span_started_total', SAMPLED)})", "{{job}} started"),
                     q(f"sum by (job) ({rate(EXPORT, ACCEPTED)})", "{{job}} exported"),
                 ],
                 "cps"),
             lines(
-                12, "Dropped spans by reason", "queue_full: the service creates more spans than it can export. Increase OTEL_BSP_MAX_QUEUE_SIZE or sample. Any other reason is a failed export. The series `none` is always 0.",
+                8, "Spans that wait", "Share of the queue that is full, and of the queue's size that is in the exporter, retries included. At 100 % the queue drops spans. Both rise while the collector is away.",
+                [
+                    q(f"max by (job) (otel_sdk_processor_span_queue_size{{{SEL}}} / otel_sdk_processor_span_queue_capacity)", "{{job}} queued"),
+                    q(f"max by (job) (sum by (job, instance) (otel_sdk_exporter_span_inflight{{{SEL}}}) / sum by (job, instance) (otel_sdk_processor_span_queue_capacity))", "{{job}} in flight"),
+                ],
+                "percentunit"),
+            lines(
+                8, "Dropped spans by reason", "queue_full: the service creates more spans than it can export. Increase OTEL_BSP_MAX_QUEUE_SIZE or sample. Any other reason is a failed export. The series `none` is always 0.",
                 [q(f"""{BY_KIND} ({rate(QUEUE, LOST)}) or {BY_KIND} ({rate(EXPORT, LOST)})
-                       or label_replace(0 * sum by (job) ({rate('otel_sdk_span_started_total', SEL)}), "error_type", "none", "", "")""", "{{job}} {{error_type}}")],
+                       or label_replace(0 * sum by (job) ({rate('otel_sdk_span_started_total', SAMPLED)}), "error_type", "none", "", "")""", "{{job}} {{error_type}}")],
                 "cps", stack=True, bars=True, colours={"none": GREEN}),
         ],
         "Scrapes and logs": [

@@ -192,7 +192,7 @@ impl Telemetry {
         builder: TelemetryBuilder,
         otel: OtelConfig,
         log: impl Write + Send + 'static,
-        start_traces: impl FnOnce(&OtelConfig, Resource, &Arc<Metrics>) -> Result<Traces, BoxError>,
+        start_traces: impl FnOnce(&OtelConfig, Resource, &Metrics) -> Result<Traces, BoxError>,
     ) -> Result<Self, Error> {
         let TelemetryBuilder { service, config, propagators } = builder;
         let metrics = Arc::new(Metrics::new(
@@ -291,7 +291,7 @@ impl Telemetry {
         if let Some(processor) = &self.0.traces.processor {
             let log_reserve = (timeout / 4).min(MAX_LOG_FLUSH);
             processor.stop(timeout - log_reserve);
-            let dropped = self.0.metrics.spans.dropped();
+            let dropped = processor.dropped();
             if dropped > 0 {
                 tracing::warn!(target: "observability", spans = dropped, "spans dropped");
             }

@@ -15,7 +15,10 @@ use testkit::prometheus::Page;
 use testkit::{FakeServer, Process, ProcessBuilder, Reply, ReservedPort};
 
 const PROTOCOLS: [Protocol; 2] = [Protocol::Grpc, Protocol::HttpProtobuf];
+const PROCESSED: &str = "otel_sdk_processor_span_processed_total";
+const INFLIGHT: &str = "otel_sdk_exporter_span_inflight";
 const EXPORTED: &str = "otel_sdk_exporter_span_exported_total";
+const DURATION: &str = "otel_sdk_exporter_operation_duration_seconds";
 const RETRYING: &str = "span export failed, retrying";
 
 fn service(protocol: Protocol, url: String) -> ProcessBuilder {
@@ -38,9 +41,7 @@ fn exported(page: &Page) -> f64 {
 
 /// Returns the number of spans that were dropped, for any reason.
 fn dropped(page: &Page) -> f64 {
-    page.sum("otel_sdk_processor_span_processed_total", &[("error_type", "queue_full")])
-        + page.sum(EXPORTED, &[])
-        - exported(page)
+    page.sum(PROCESSED, &[("error_type", "queue_full")]) + page.sum(EXPORTED, &[]) - exported(page)
 }
 
 /// While the queue has room, an outage loses no span.
@@ -73,9 +74,17 @@ fn throttled_batch_waits_as_told() {
         let response = service.get("/hello");
         let details = &service.wait_for_message(RETRYING)["details"];
         assert!(details.ends_with("refused"), "{protocol:?}: {details}");
+        let page = service.metrics();
+        let counts = [PROCESSED, INFLIGHT, EXPORTED].map(|name| page.sum(name, &[]));
+        assert_eq!(counts, [1.0, 1.0, 0.0], "{protocol:?}");
         collector.set_behavior(Behavior::Accept);
         collector.wait_for_trace(response.trace_id(), 1);
         assert!(start.elapsed() >= Duration::from_secs(2), "{protocol:?}: {:?}", start.elapsed());
+        let page = service.wait_for_metrics("the end of the export", |page| {
+            page.sum(&format!("{DURATION}_count"), &[]) > 0.0
+        });
+        assert_eq!(page.sum(&format!("{DURATION}_count"), &[]), 1.0, "{protocol:?}");
+        assert!(page.sum(&format!("{DURATION}_sum"), &[]) >= 2.0, "{protocol:?}");
     }
 }
 

@@ -34,9 +34,9 @@ fn constrained_service_a(protocol: Protocol) -> ProcessBuilder {
         .env("SHUTDOWN_TIMEOUT_MS", "4000")
 }
 
-/// Returns the number of spans started.
+/// Returns the number of sampled spans started.
 fn started(page: &Page) -> f64 {
-    page.value("otel_sdk_span_started_total", &[]).unwrap()
+    page.sum("otel_sdk_span_started_total", &[("otel_span_sampling_result", "RECORD_AND_SAMPLE")])
 }
 
 /// Returns the number of spans exported.

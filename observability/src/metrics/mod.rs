@@ -29,7 +29,7 @@ mod server;
 mod span;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use metrics::{Counter, Gauge, Label, Recorder, SharedString};
 use parking_lot::RwLock;
@@ -42,6 +42,7 @@ use handles::PerMethod;
 use process::ProcessMetrics;
 use registry::Registry;
 use runtime::RuntimeMetrics;
+use span::SpanMetrics;
 
 pub(crate) use client::ClientMetrics;
 pub(crate) use exposition::Format;
@@ -49,13 +50,14 @@ pub(crate) use log::DroppedLines;
 pub(crate) use names::UNMATCHED_ROUTE;
 pub use names::{
     BUILD_INFO, CLIENT_ACTIVE, CLIENT_CIRCUIT_OPEN, CLIENT_DURATION, CLIENT_ERRORS, CLIENT_RETRIES,
-    DEFAULT_BUCKETS, DURATION_BUCKETS, LOG_LINES_LOST, METRICS_REJECTED, SERVER_ACTIVE,
-    SERVER_DURATION, SERVER_ERRORS, SERVER_REJECTED, SPANS_EXPORTED, SPANS_PROCESSED,
-    SPANS_STARTED, TARGET_INFO, TOKIO_ALIVE_TASKS, TOKIO_BUSY, TOKIO_QUEUE_DEPTH, TOKIO_WORKERS,
+    DEFAULT_BUCKETS, DURATION_BUCKETS, EXPORT_DURATION, LOG_LINES_LOST, METRICS_REJECTED,
+    SERVER_ACTIVE, SERVER_DURATION, SERVER_ERRORS, SERVER_REJECTED, SPAN_QUEUE_CAPACITY,
+    SPAN_QUEUE_SIZE, SPANS_EXPORTED, SPANS_INFLIGHT, SPANS_LIVE, SPANS_PROCESSED, SPANS_STARTED,
+    TARGET_INFO, TOKIO_ALIVE_TASKS, TOKIO_BUSY, TOKIO_QUEUE_DEPTH, TOKIO_WORKERS,
 };
 pub(crate) use outcome::Outcome;
 pub(crate) use server::{Rejection, ServerMetrics};
-pub(crate) use span::{ExportFailure, SpanMetrics};
+pub(crate) use span::{ExportDurations, ExportFailure, ParentOrigin, SpanCounts, UnsampledSpans};
 
 /// Metrics of one service.
 pub(crate) struct Metrics {
@@ -66,7 +68,7 @@ pub(crate) struct Metrics {
     server_active: [PerMethod<Gauge>; UrlScheme::COUNT],
     rejected: [Counter; Rejection::COUNT],
     clients: RwLock<HashMap<Box<str>, Vec<Arc<ClientMetrics>>>>,
-    pub(crate) spans: SpanMetrics,
+    spans: OnceLock<SpanMetrics>,
     pub(crate) dropped_lines: DroppedLines,
 }
 
@@ -100,7 +102,7 @@ impl Metrics {
                 registry.counter(SERVER_REJECTED, vec![label("error_type", reason.as_str())])
             }),
             clients: RwLock::default(),
-            spans: SpanMetrics::new(&registry),
+            spans: OnceLock::new(),
             dropped_lines: DroppedLines::new(&registry),
             registry,
         }
@@ -126,7 +128,29 @@ impl Metrics {
     pub(crate) fn render(&self, format: Format) -> Vec<u8> {
         self.process.collect(&self.registry);
         self.runtime.collect();
+        if let Some(spans) = self.spans.get() {
+            spans.collect();
+        }
         self.registry.render(format)
+    }
+
+    /// Registers the metrics of the pipeline that ends in the exporter `component_type`. Each scrape reads
+    /// `counts`. Has no effect on the numbers if there is a pipeline already.
+    pub(crate) fn observe_spans(
+        &self,
+        component_type: &'static str,
+        endpoint: &reqwest::Url,
+        queue_capacity: usize,
+        counts: impl Fn() -> SpanCounts + Send + Sync + 'static,
+    ) -> ExportDurations {
+        let labels = span::exporter_labels(component_type, endpoint);
+        self.spans
+            .get_or_init(|| SpanMetrics::new(&self.registry, queue_capacity, &labels, counts));
+        ExportDurations { registry: self.registry.clone(), labels }
+    }
+
+    pub(crate) fn unsampled_spans(&self) -> UnsampledSpans {
+        UnsampledSpans::new(&self.registry)
     }
 
     pub(crate) fn server_active(&self, method: KnownMethod, scheme: UrlScheme) -> &Gauge {

@@ -21,12 +21,22 @@ pub const CLIENT_ERRORS: &str = "http_client_request_errors_total";
 pub const CLIENT_RETRIES: &str = "http_client_request_retries_total";
 /// 1 while the circuit breaker is open, otherwise 0.
 pub const CLIENT_CIRCUIT_OPEN: &str = "http_client_circuit_breaker_open";
-/// Started spans that are sampled.
+/// Started spans, sampled or not.
 pub const SPANS_STARTED: &str = "otel_sdk_span_started_total";
-/// Spans handed to the exporter; with `error_type`, spans that the full queue dropped.
+/// Sampled spans that have not ended.
+pub const SPANS_LIVE: &str = "otel_sdk_span_live";
+/// Ended spans that wait for their first export.
+pub const SPAN_QUEUE_SIZE: &str = "otel_sdk_processor_span_queue_size";
+/// Maximum number of ended spans that wait.
+pub const SPAN_QUEUE_CAPACITY: &str = "otel_sdk_processor_span_queue_capacity";
+/// Spans passed to the exporter; with `error_type`, spans that were dropped before.
 pub const SPANS_PROCESSED: &str = "otel_sdk_processor_span_processed_total";
+/// Spans in the exporter, from the first attempt to the last.
+pub const SPANS_INFLIGHT: &str = "otel_sdk_exporter_span_inflight";
 /// Spans that the backend accepted; with `error_type`, spans that were dropped instead.
 pub const SPANS_EXPORTED: &str = "otel_sdk_exporter_span_exported_total";
+/// Duration of exports, from the first attempt to the last, in seconds.
+pub const EXPORT_DURATION: &str = "otel_sdk_exporter_operation_duration_seconds";
 /// Log lines that were not written.
 pub const LOG_LINES_LOST: &str = "log_lines_lost_total";
 /// Failed requests by route and error kind.
@@ -73,6 +83,7 @@ pub(super) fn describe(recorder: &impl Recorder) {
     for (name, help) in [
         (SERVER_DURATION, "Duration of requests, from arrival to the end of the response body."),
         (CLIENT_DURATION, "Duration of calls, from start to the end of the response body."),
+        (EXPORT_DURATION, "Duration of exports of spans, from the first attempt to the last."),
     ] {
         recorder.describe_histogram(name.into(), None, help.into());
     }
@@ -80,6 +91,10 @@ pub(super) fn describe(recorder: &impl Recorder) {
         (SERVER_ACTIVE, "Requests in flight."),
         (CLIENT_ACTIVE, "Calls in flight."),
         (CLIENT_CIRCUIT_OPEN, "1 while the circuit breaker is open, otherwise 0."),
+        (SPANS_LIVE, "Sampled spans that have not ended."),
+        (SPAN_QUEUE_SIZE, "Ended spans that wait for their first export."),
+        (SPAN_QUEUE_CAPACITY, "Maximum number of ended spans that wait."),
+        (SPANS_INFLIGHT, "Spans in the exporter, from the first attempt to the last."),
         (TOKIO_WORKERS, "Worker threads of the tokio runtime."),
         (TOKIO_ALIVE_TASKS, "Tasks that are not complete."),
         (TOKIO_QUEUE_DEPTH, "Tasks in the global queue."),
@@ -94,10 +109,10 @@ pub(super) fn describe(recorder: &impl Recorder) {
         (SERVER_REJECTED, "Requests that were rejected before they reached a route, by reason."),
         (CLIENT_ERRORS, "Failed calls, by error kind."),
         (CLIENT_RETRIES, "Retries of calls whose connection could not be made."),
-        (SPANS_STARTED, "Started spans that are sampled."),
+        (SPANS_STARTED, "Started spans, sampled or not."),
         (
             SPANS_PROCESSED,
-            "Spans handed to the exporter; with error_type, spans that the full queue dropped.",
+            "Spans passed to the exporter; with error_type, spans that were dropped before.",
         ),
         (
             SPANS_EXPORTED,

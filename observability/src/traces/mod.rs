@@ -21,9 +21,10 @@ mod probe;
 mod processor;
 pub mod propagation;
 mod queue;
+mod sampler;
+mod worker;
 
 use std::error::Error;
-use std::sync::Arc;
 use std::time::Duration;
 
 use opentelemetry::InstrumentationScope;
@@ -39,7 +40,6 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Layer, Registry};
 
 use crate::config::{OtelConfig, OtlpConfig, SpanLimits};
-use crate::http::redact_url;
 use crate::logs::{LogLayer, Logger};
 use crate::metrics::Metrics;
 
@@ -49,6 +49,7 @@ pub(crate) use end::end_after;
 use otlp::Exporter;
 pub(crate) use probe::{export_once, test_span};
 use processor::BatchSpanProcessor;
+use sampler::CountingSampler;
 
 /// Version of the semantic conventions that names and attributes follow.
 const SCHEMA_URL: &str = "https://opentelemetry.io/schemas/1.44.0";
@@ -65,18 +66,20 @@ impl Traces {
     pub(crate) fn start(
         otel: &OtelConfig,
         resource: Resource,
-        metrics: &Arc<Metrics>,
+        metrics: &Metrics,
     ) -> Result<Self, BoxError> {
         let processor = match &otel.otlp {
             Some(otlp) if !otel.disabled => Some(start_exporter(otlp, otel, &resource, metrics)?),
             _ => None,
         };
-        let mut provider = provider_with_limits(&otel.span_limits)
-            .with_sampler(otel.sampler.clone())
-            .with_resource(resource);
-        if let Some(processor) = &processor {
-            provider = provider.with_span_processor(processor.clone());
-        }
+        let provider = provider_with_limits(&otel.span_limits).with_resource(resource);
+        let sampler = otel.sampler.clone();
+        let provider = match &processor {
+            Some(processor) => provider
+                .with_sampler(CountingSampler { sampler, unsampled: metrics.unsampled_spans() })
+                .with_span_processor(processor.clone()),
+            None => provider.with_sampler(sampler),
+        };
         Ok(Self { provider: provider.build(), processor })
     }
 
@@ -178,12 +181,11 @@ fn start_exporter(
     otlp: &OtlpConfig,
     otel: &OtelConfig,
     resource: &Resource,
-    metrics: &Arc<Metrics>,
+    metrics: &Metrics,
 ) -> Result<BatchSpanProcessor, BoxError> {
     // The processor's own timeout expires first and names the reason. This one is a safeguard.
     let timeout = otel.batch.export_timeout + Duration::from_secs(1);
-    let metrics = Arc::clone(metrics);
-    let url = redact_url(&otlp.endpoint.parse()?);
+    let endpoint = otlp.endpoint.parse()?;
     let (runtime, exporter) = Exporter::build(otlp, timeout, resource)?;
-    Ok(BatchSpanProcessor::start(exporter, url, runtime, otel, metrics)?)
+    Ok(BatchSpanProcessor::start(exporter, &endpoint, runtime, otel, metrics)?)
 }

@@ -1,7 +1,6 @@
-//! Queue of ended spans, bounded in number and in bytes, and the count of live spans.
+//! Queue of ended spans, bounded in number and in bytes, and the numbers of spans by state.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use opentelemetry_sdk::trace::SpanData;
 use parking_lot::Mutex;
@@ -9,7 +8,7 @@ use tokio::sync::Notify;
 
 use super::otlp::encode;
 use crate::config::BatchConfig;
-use crate::metrics::{ExportFailure, Metrics};
+use crate::metrics::{ExportFailure, ParentOrigin, SpanCounts};
 
 /// Maximum size of the queued spans. At the default capacity it is 16 KiB for each span.
 const MAX_QUEUE_BYTES: usize = 32 * 1024 * 1024;
@@ -22,7 +21,6 @@ pub(super) struct SpanQueue {
     state: Mutex<State>,
     pub(super) batch_is_full: Notify,
     pub(super) config: BatchConfig,
-    pub(super) metrics: Arc<Metrics>,
 }
 
 #[derive(Default)]
@@ -31,46 +29,51 @@ struct State {
     spans: VecDeque<(SpanData, usize)>,
     /// Sum of the sizes.
     bytes: usize,
-    /// Number of spans that the full queue dropped since the last warning was considered.
-    dropped: u64,
-    /// Number of sampled spans that have started and not ended.
-    live: u64,
+    /// Numbers of spans, except `queued`, which is the length of `spans`.
+    counts: SpanCounts,
     is_closed: bool,
 }
 
 impl SpanQueue {
-    pub(super) fn new(config: BatchConfig, metrics: Arc<Metrics>) -> Self {
-        Self { state: Mutex::default(), batch_is_full: Notify::new(), config, metrics }
+    pub(super) fn new(config: BatchConfig) -> Self {
+        Self { state: Mutex::default(), batch_is_full: Notify::new(), config }
     }
 
-    pub(super) fn start(&self) {
-        self.metrics.spans.started();
+    /// Returns the numbers of spans at this moment.
+    pub(super) fn counts(&self) -> SpanCounts {
+        let state = self.state.lock();
+        SpanCounts { queued: state.spans.len() as u64, ..state.counts }
+    }
+
+    /// Counts a span that has started.
+    pub(super) fn start(&self, parent: ParentOrigin) {
         let mut state = self.state.lock();
-        state.live += 1;
+        state.counts.started[parent as usize] += 1;
         if state.is_closed {
-            self.metrics.spans.failed(1, ExportFailure::Shutdown);
+            state.counts.already_shutdown += 1;
+        } else {
+            state.counts.live += 1;
         }
     }
 
+    /// Counts the live spans as dropped, and each span that starts from now on.
     pub(super) fn close(&self) {
         let mut state = self.state.lock();
-        if !std::mem::replace(&mut state.is_closed, true) {
-            self.metrics.spans.failed(state.live, ExportFailure::Shutdown);
-        }
+        state.is_closed = true;
+        state.counts.already_shutdown += std::mem::take(&mut state.counts.live);
     }
 
     pub(super) fn enqueue(&self, span: SpanData) {
         let size = encode::max_size(&span);
         let mut state = self.state.lock();
-        state.live -= 1;
         if state.is_closed {
             // Counted already, when the queue was closed or when the span started.
             return;
         }
+        state.counts.live -= 1;
         if state.spans.len() >= self.config.max_queue_size || state.bytes + size > MAX_QUEUE_BYTES {
-            state.dropped += 1;
-            drop(state);
-            return self.metrics.spans.queue_full();
+            state.counts.queue_full += 1;
+            return;
         }
         state.spans.push_back((span, size));
         state.bytes += size;
@@ -82,18 +85,8 @@ impl SpanQueue {
         }
     }
 
-    /// Returns a batch to the front of the queue, even if the queue is full meanwhile.
-    pub(super) fn requeue(&self, batch: Vec<SpanData>) {
-        let mut state = self.state.lock();
-        for span in batch.into_iter().rev() {
-            let size = encode::max_size(&span);
-            state.bytes += size;
-            state.spans.push_front((span, size));
-        }
-    }
-
-    /// Returns the oldest spans, at most one batch, or `None` if there is no span or `only_full` is set and
-    /// the batch is not full.
+    /// Removes the oldest spans, at most one batch, and counts them as in flight. Returns `None` if there is no
+    /// span, or `only_full` is set and the batch is not full.
     pub(super) fn dequeue(&self, only_full: bool) -> Option<Vec<SpanData>> {
         let max_len = self.config.max_export_batch_size;
         let mut state = self.state.lock();
@@ -111,21 +104,22 @@ impl SpanQueue {
             bytes += size;
         }
         state.bytes -= bytes;
+        state.counts.inflight += len as u64;
         Some(state.spans.drain(..len).map(|(span, _)| span).collect())
     }
 
-    /// Drops what is left in the queue when the service stops.
-    pub(super) fn clear(&self) {
-        let mut state = self.state.lock();
-        state.bytes = 0;
-        let spans = std::mem::take(&mut state.spans);
-        drop(state);
-        self.metrics.spans.failed(spans.len() as u64, ExportFailure::Shutdown);
+    /// Counts spans in flight that the backend accepted.
+    pub(super) fn exported(&self, spans: u64) {
+        let counts = &mut self.state.lock().counts;
+        counts.inflight -= spans;
+        counts.exported += spans;
     }
 
-    /// Returns the number of spans that the full queue dropped since the last call.
-    pub(super) fn take_dropped(&self) -> u64 {
-        std::mem::take(&mut self.state.lock().dropped)
+    /// Counts spans in flight that are dropped.
+    pub(super) fn failed(&self, spans: u64, reason: ExportFailure) {
+        let counts = &mut self.state.lock().counts;
+        counts.inflight -= spans;
+        counts.failed[reason as usize] += spans;
     }
 }
 

@@ -45,7 +45,8 @@ fn request_sample_labels() {
 
 #[test]
 fn metrics_page_is_prometheus_text() {
-    let service = service_a().serve();
+    // The metrics of spans are present only if an endpoint is set. It need not accept connections.
+    let service = service_a().env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1").serve();
     let response = service.get("/metrics");
     assert_eq!(response.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
     let page = service.metrics();
@@ -128,10 +129,12 @@ fn exported_spans_are_counted() {
     let page = service.wait_for_metrics("all spans exported", |page| {
         page.sum("otel_sdk_exporter_span_exported_total", &[]) == 20.0
     });
-    assert_eq!(page.value("otel_sdk_span_started_total", &[]), Some(20.0));
+    assert_eq!(page.sum("otel_sdk_span_started_total", &[]), 20.0);
     assert_eq!(page.sum("otel_sdk_processor_span_processed_total", &[]), 20.0);
     assert_eq!(collector.spans().len(), 20);
 }
+
+const PROCESSOR: &str = "batching_span_processor";
 
 #[test]
 fn queue_full_spans_are_counted() {
@@ -148,9 +151,20 @@ fn queue_full_spans_are_counted() {
         assert_eq!(service.get("/echo").status, 200);
     }
     let page = service.metrics();
-    let full = [("error_type", "queue_full")];
-    assert_eq!(page.value("otel_sdk_span_started_total", &[]), Some(21.0));
-    assert_eq!(page.value("otel_sdk_processor_span_processed_total", &full), Some(15.0));
+    for (name, labels, value) in [
+        ("otel_sdk_span_started_total", ("otel_span_parent_origin", "none"), 21.0),
+        ("otel_sdk_span_live", ("otel_span_sampling_result", "RECORD_AND_SAMPLE"), 0.0),
+        ("otel_sdk_processor_span_queue_size", ("otel_component_type", PROCESSOR), 5.0),
+        ("otel_sdk_processor_span_queue_capacity", ("otel_component_type", PROCESSOR), 5.0),
+        ("otel_sdk_processor_span_processed_total", ("error_type", "queue_full"), 15.0),
+        (
+            "otel_sdk_exporter_span_inflight",
+            ("otel_component_name", "otlp_http_span_exporter/0"),
+            1.0,
+        ),
+    ] {
+        assert_eq!(page.sum(name, &[labels]), value, "{name}");
+    }
 }
 
 /// Every dropped span is counted by reason, but only the first is logged.

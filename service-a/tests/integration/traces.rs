@@ -1,6 +1,7 @@
 //! Server spans: attributes, parents, sampling and export.
 
 use serde_json::json;
+use testkit::Process;
 use testkit::http::Request;
 use testkit::otlp::{OtlpCollector, Protocol};
 
@@ -98,7 +99,12 @@ fn remote_parent_is_used() {
     assert_eq!(span.trace_state, "a=1,b@c=2,d=3");
 }
 
-/// An unsampled request keeps its trace id and starts no span.
+fn started(service: &Process, result: &str) -> f64 {
+    let labels = [("otel_span_sampling_result", result)];
+    service.metrics().sum("otel_sdk_span_started_total", &labels)
+}
+
+/// An unsampled request keeps its trace id, and its span is not exported.
 #[test]
 fn unsampled_parent_is_propagated() {
     let collector = OtlpCollector::start();
@@ -108,7 +114,8 @@ fn unsampled_parent_is_propagated() {
         .send(service.address());
     assert_eq!(response.trace_id(), TRACE);
     service.wait_for_access_line(TRACE);
-    assert_eq!(service.metrics().value("otel_sdk_span_started_total", &[]), Some(0.0));
+    assert_eq!(started(&service, "RECORD_AND_SAMPLE"), 0.0);
+    assert_eq!(started(&service, "DROP"), 1.0);
 }
 
 #[test]
@@ -138,9 +145,9 @@ fn samplers_follow_specification() {
         }
         let response = request.send(service.address());
         service.wait_for_access_line(response.trace_id());
-        let started = service.metrics().value("otel_sdk_span_started_total", &[]);
+        let counts = ["RECORD_AND_SAMPLE", "DROP"].map(|result| started(&service, result));
         let case = format!("{sampler} {arg} {parent_sampled:?}");
-        assert_eq!(started, Some(f64::from(u8::from(sampled))), "{case}");
+        assert_eq!(counts, if sampled { [1.0, 0.0] } else { [0.0, 1.0] }, "{case}");
         assert_eq!(response.trace_id() == TRACE, parent_sampled.is_some(), "{case}");
     }
 }

@@ -58,6 +58,16 @@ impl Exporter {
     }
 }
 
+impl Exporter {
+    /// Returns the `otel.component.type` of the semantic conventions.
+    pub(super) fn component_type(&self) -> &'static str {
+        match self {
+            Self::Grpc(_) => "otlp_grpc_span_exporter",
+            Self::Http(_) => "otlp_http_span_exporter",
+        }
+    }
+}
+
 impl SpanTransport for Exporter {
     async fn send(&self, batch: &[SpanData]) -> Result<ExportTracePartialSuccess, SendError> {
         match self {

@@ -11,11 +11,11 @@ use super::*;
 const MIB: usize = 1024 * 1024;
 
 fn new_queue() -> SpanQueue {
-    SpanQueue::new(BatchConfig::default(), Arc::new(Metrics::new("test", "0", "0", 99, false)))
+    SpanQueue::new(BatchConfig::default())
 }
 
 fn enqueue(queue: &SpanQueue, id: u64, bytes: usize) {
-    queue.start();
+    queue.start(ParentOrigin::None);
     let (trace, span) = (TraceId::from(7), SpanId::from(id));
     let state = TraceState::default();
     queue.enqueue(SpanData {
@@ -47,8 +47,7 @@ fn large_spans_fill_queue() {
     }
     let state = queue.state.lock();
     assert!(state.bytes <= MAX_QUEUE_BYTES, "{}", state.bytes);
-    assert_eq!((state.spans.len(), state.dropped), (31, 9));
-    assert_eq!(queue.metrics.spans.dropped(), 9);
+    assert_eq!((state.spans.len(), state.counts.queue_full), (31, 9));
 }
 
 #[test]
@@ -64,15 +63,29 @@ fn batch_is_split_by_size() {
 }
 
 #[test]
-fn requeued_batch_is_next() {
+fn each_span_has_one_state() {
     let queue = new_queue();
-    (1..=3).for_each(|id| enqueue(&queue, id, 1));
-    let bytes = queue.state.lock().bytes;
-    let batch = queue.dequeue(false).unwrap();
-    let expected = ids(Some(batch.clone()));
-    enqueue(&queue, 4, 1);
-    queue.requeue(batch);
-    assert_eq!(queue.state.lock().bytes, bytes / 3 * 4);
-    assert_eq!(ids(queue.dequeue(false))[..3], expected);
-    assert!(queue.dequeue(true).is_none());
+    (1..=7).for_each(|id| enqueue(&queue, id, 1));
+    queue.start(ParentOrigin::Remote);
+    queue.dequeue(false).unwrap();
+    queue.exported(3);
+    queue.failed(2, ExportFailure::Rejected);
+    enqueue(&queue, 8, 1);
+    let counts = queue.counts();
+    let expected = SpanCounts {
+        started: [8, 0, 1],
+        live: 1,
+        queued: 1,
+        inflight: 2,
+        exported: 3,
+        failed: [0, 2, 0, 0],
+        ..SpanCounts::default()
+    };
+    assert_eq!(counts, expected);
+
+    queue.close();
+    queue.start(ParentOrigin::Local);
+    let closed = SpanCounts { started: [8, 1, 1], live: 0, already_shutdown: 2, ..expected };
+    assert_eq!(queue.counts(), closed);
+    assert_eq!(closed.dropped(), 4);
 }
