@@ -40,8 +40,12 @@ fn correct_setup_passes() {
             (ENDPOINT, &url),
             (PROTOCOL, protocol.name()),
             ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=s3cret"),
+            ("OTEL_SPAN_EVENT_COUNT_LIMIT", "77"),
+            ("https_proxy", "http://s3cret@h"),
         ]);
         assert_eq!(code, Some(0), "{report}");
+        assert!(report.contains(" 77 events with 128 attributes"), "{report}");
+        assert!(report.contains("note   https_proxy "), "{report}");
         assert!(!report.contains("s3cret"), "{report}");
         let names: Vec<_> = collector.spans().into_iter().map(|span| span.name).collect();
         assert_eq!(names, ["check-telemetry"]);

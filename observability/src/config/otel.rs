@@ -342,6 +342,7 @@ fn read_propagators(env: &mut EnvReader<'_>) -> Propagators {
     const VARIABLE: &str = "OTEL_PROPAGATORS";
     let Some(list) = env.text(VARIABLE) else { return Propagators::default() };
     Propagators::parse(&list, |name| {
+        let name = name.unwrap_or("an unknown name");
         env.warn(VARIABLE, &format!("ignoring {name}; expected tracecontext, baggage or none"));
     })
 }

@@ -1,3 +1,6 @@
+/// Propagators of the specification that are not supported.
+const UNSUPPORTED: [&str; 5] = ["b3", "b3multi", "jaeger", "ottrace", "xray"];
+
 /// Headers that continue a trace, the value of `OTEL_PROPAGATORS`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Propagators {
@@ -14,15 +17,17 @@ impl Default for Propagators {
 }
 
 impl Propagators {
-    /// Parses a list such as `tracecontext,baggage`. Calls `warn` with each name that is not supported.
-    pub(super) fn parse(list: &str, mut warn: impl FnMut(&str)) -> Self {
+    /// Parses a list such as `tracecontext,baggage`. Calls `warn` for each name that is not supported, with
+    /// the name only if the specification has it.
+    pub(super) fn parse(list: &str, mut warn: impl FnMut(Option<&'static str>)) -> Self {
         let mut propagators = Self { trace_context: false, baggage: false };
         for name in list.split(',').map(str::trim) {
-            match name.to_ascii_lowercase().as_str() {
+            let name = name.to_ascii_lowercase();
+            match name.as_str() {
                 "tracecontext" => propagators.trace_context = true,
                 "baggage" => propagators.baggage = true,
                 "none" => return Self { trace_context: false, baggage: false },
-                _ => warn(name),
+                _ => warn(UNSUPPORTED.into_iter().find(|known| *known == name)),
             }
         }
         propagators
@@ -38,11 +43,13 @@ mod tests {
         for (list, trace_context, baggage, unsupported) in [
             ("tracecontext,baggage", true, true, ""),
             (" TraceContext ", true, false, ""),
-            ("baggage,b3", false, true, "b3"),
+            ("baggage,B3", false, true, "b3"),
+            ("baggage,s3cret", false, true, "unknown"),
             ("tracecontext,none", false, false, ""),
         ] {
             let mut warned = String::new();
-            let parsed = Propagators::parse(list, |name| warned.push_str(name));
+            let parsed =
+                Propagators::parse(list, |name| warned.push_str(name.unwrap_or("unknown")));
             assert_eq!(parsed, Propagators { trace_context, baggage }, "{list}");
             assert_eq!(warned, unsupported, "{list}");
         }

@@ -8,6 +8,8 @@ mod diagnosis;
 use std::ffi::OsString;
 use std::fmt::Write;
 use std::net::{SocketAddr, TcpStream};
+use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use opentelemetry_sdk::Resource;
@@ -21,6 +23,10 @@ use crate::http::redact_url;
 use crate::traces::{export_once, test_span};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Variables of a proxy, which other HTTP clients use.
+const PROXIES: [&str; 3] = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"];
 
 /// Result of one check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +72,15 @@ pub(crate) fn check_telemetry(
     variables: impl Iterator<Item = (OsString, OsString)>,
 ) -> Result<String, String> {
     let mut report = Report::default();
-    check_variables(&mut report, otel, variables);
+    let variables: Vec<_> = variables.filter(|(_, value)| !value.is_empty()).collect();
+    for (name, _) in &variables {
+        let name = name.to_string_lossy();
+        if PROXIES.contains(&&*name.to_ascii_uppercase()) {
+            let text = "not used for spans, which are sent to the endpoint itself";
+            report.add(State::Note, &name, text);
+        }
+    }
+    check_variables(&mut report, otel, variables.into_iter());
     let resource = otel.resource(service);
     show_settings(&mut report, service, config, otel, &resource);
     match &otel.otlp {
@@ -146,14 +160,22 @@ fn show_settings(
     let propagators: Vec<_> =
         propagators.iter().filter(|(is_on, _)| *is_on).map(|(_, name)| *name).collect();
     report.add(State::Ok, "propagators", &propagators.join(","));
+    let (spans, batch) = (&otel.span_limits, &otel.batch);
+    let length =
+        spans.value_length.map_or("of any length".to_owned(), |max| format!("up to {max}"));
     let limits = format!(
-        "{} attributes per span, {} spans in the queue, {} per batch, every {} ms",
-        otel.span_limits.attributes,
-        otel.batch.max_queue_size,
-        otel.batch.max_export_batch_size,
-        otel.batch.schedule_delay.as_millis(),
+        "{} attributes, {} events with {} attributes, {} links with {} attributes, texts {length}",
+        spans.attributes, spans.events, spans.event_attributes, spans.links, spans.link_attributes,
     );
-    report.add(State::Ok, "limits", &limits);
+    report.add(State::Ok, "limits of a span", &limits);
+    let limits = format!(
+        "{} spans in the queue, {} per batch, every {} ms, {} ms per attempt",
+        batch.max_queue_size,
+        batch.max_export_batch_size,
+        batch.schedule_delay.as_millis(),
+        batch.export_timeout.as_millis(),
+    );
+    report.add(State::Ok, "limits of the export", &limits);
     let mut attributes: Vec<_> =
         resource.iter().map(|(name, value)| format!("{name}={value}")).collect();
     attributes.sort_unstable();
@@ -183,14 +205,12 @@ fn check_backend(report: &mut Report, timeout: Duration, otlp: &OtlpConfig, reso
     };
     let protocol = otlp.protocol.as_str();
     report.add(State::Ok, "endpoint", &format!("{} ({protocol})", redact_url(&url)));
-    let addresses = match url.socket_addrs(|| None) {
-        Ok(addresses) if !addresses.is_empty() => addresses,
-        _ => {
-            let problem = format!("{} does not resolve", url.host_str().unwrap_or_default());
-            let remedy = "Correct the host name of the endpoint, or the name server of this host.";
-            return report.wrong("resolve", &problem, remedy);
-        }
-    };
+    let addresses = resolve(&url);
+    if addresses.is_empty() {
+        let problem = format!("{} does not resolve", url.host_str().unwrap_or_default());
+        let remedy = "Correct the host name of the endpoint, or the name server of this host.";
+        return report.wrong("resolve", &problem, remedy);
+    }
     let list: Vec<_> = addresses.iter().map(ToString::to_string).collect();
     report.add(State::Ok, "resolve", &list.join(" "));
     let Some(address) = connect(report, &addresses) else { return };
@@ -216,6 +236,15 @@ fn check_backend(report: &mut Report, timeout: Duration, otlp: &OtlpConfig, reso
             }
         }
     }
+}
+
+/// Returns the addresses of the host, if the resolver responds in time.
+fn resolve(url: &Url) -> Vec<SocketAddr> {
+    let (addresses_tx, addresses) = mpsc::channel();
+    let url = url.clone();
+    thread::spawn(move || addresses_tx.send(url.socket_addrs(|| None)));
+    let addresses = addresses.recv_timeout(RESOLVE_TIMEOUT);
+    addresses.ok().and_then(Result::ok).unwrap_or_default()
 }
 
 /// Returns the first address that accepts a connection.
