@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use embedded_jaeger::JaegerConfig;
 use observability::Error;
@@ -62,6 +63,13 @@ impl Args {
             ..Default::default()
         }
     }
+}
+
+/// Parses a time of at most `MAX_HOURS`.
+pub(crate) fn parse_time<const MAX_HOURS: u64>(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).ok();
+    time.filter(|time| !time.is_zero() && *time <= Duration::from_secs(MAX_HOURS * 60 * 60))
+        .ok_or_else(|| format!("expected a time such as 500ms, 30s or 5m, at most {MAX_HOURS}h"))
 }
 
 #[cfg(test)]

@@ -9,15 +9,19 @@
 //! | [`notable_traces`] | traces of the slowest and the failed requests |
 //! | [`terminal`] | output |
 //! | [`keyboard`] | single keys from the terminal |
+//! | [`log_line`] | fields of the services' log lines |
+//! | [`http`] | HTTP client and base URLs |
 //! | [`args`] | command line |
 //! | [`load`] | the subcommand `load` |
 
 use std::process::ExitCode;
 
 mod args;
+mod http;
 mod jaeger;
 mod keyboard;
 mod load;
+mod log_line;
 mod notable_traces;
 mod process;
 mod supervisor;

@@ -100,8 +100,8 @@ async fn set_fault(client: &Client, url: &Url, config: &'static str) -> Result<(
 
 #[cfg(test)]
 mod tests {
-    use super::super::client::build_client;
     use super::*;
+    use crate::http::build_client;
     use axum::Router;
     use axum::extract::State;
     use axum::http::Method;
