@@ -38,7 +38,8 @@ slowest request and of the last failed request of each error kind. q or Ctrl-C e
 Traces go to an embedded Jaeger, in memory. If OTEL_EXPORTER_OTLP_ENDPOINT is set, they go there, and \
 the lab starts no Jaeger. `lab jaeger` starts the embedded Jaeger alone.
 
-`lab load` sends requests to B at a constant rate and prints a report; see `lab load --help`.
+`lab load` sends requests to B at a constant rate and prints a report; see `lab load --help`. `lab \
+scenarios` tests A and B in eight suites; see `lab scenarios --help`.
 
 The services read their other settings from the environment (cargo run -p service-b -- --help):
   SERVICE_A_TIMEOUT_MS, SERVICE_A_CONNECT_RETRIES, SERVICE_A_BREAKER_FAILURES,

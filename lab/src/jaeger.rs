@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 use std::fmt;
+use std::net::SocketAddr;
 
 use embedded_jaeger::{JaegerConfig, JaegerHandle};
 use observability::Error;
@@ -46,8 +47,13 @@ impl TraceBackend {
 
     /// Returns the URL of a trace if the embedded Jaeger stores it.
     pub(crate) fn link(&self, trace_id: &str) -> Option<String> {
+        self.ui_addr().map(|ui| format!("http://{ui}/trace/{trace_id}"))
+    }
+
+    /// Returns the address of the embedded Jaeger.
+    pub(crate) fn ui_addr(&self) -> Option<SocketAddr> {
         match self {
-            Self::Embedded(jaeger) => Some(format!("http://{}/trace/{trace_id}", jaeger.ui_addr())),
+            Self::Embedded(jaeger) => Some(jaeger.ui_addr()),
             Self::External(_) => None,
         }
     }

@@ -12,11 +12,14 @@
 //! | [`log_line`] | fields of the services' log lines |
 //! | [`http`] | HTTP client and base URLs |
 //! | [`args`] | command line |
+//! | [`fault_switch`] | fault injection of service A |
 //! | [`load`] | the subcommand `load` |
+//! | [`scenarios`] | the subcommand `scenarios` |
 
 use std::process::ExitCode;
 
 mod args;
+mod fault_switch;
 mod http;
 mod jaeger;
 mod keyboard;
@@ -24,6 +27,7 @@ mod load;
 mod log_line;
 mod notable_traces;
 mod process;
+mod scenarios;
 mod supervisor;
 mod terminal;
 
@@ -37,6 +41,7 @@ fn main() -> ExitCode {
         }
         Some("jaeger") => observability::run(jaeger::run_standalone(args)),
         Some("load") => observability::run(load::run(args)),
+        Some("scenarios") => observability::run(scenarios::run(args)),
         _ => observability::run(supervisor::run(std::env::args_os())),
     }
 }

@@ -46,7 +46,8 @@ fn parse_exemplar(text: &str) -> Option<(f64, &str)> {
     Some((value, label_value(labels, "trace_id")?))
 }
 
-fn label_value<'a>(labels: &'a str, name: &str) -> Option<&'a str> {
+/// Returns the value of a label in a series.
+pub(crate) fn label_value<'a>(labels: &'a str, name: &str) -> Option<&'a str> {
     let (_, value) = labels.split_once(&format!("{name}=\""))?;
     value.split('"').next()
 }

@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
-use observability::ErrorKind;
-use reqwest::{Client, StatusCode, Url};
+use reqwest::{Client, Url};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// Timeout of a request to `/faults`.
-const TIMEOUT: Duration = Duration::from_secs(2);
+use crate::fault_switch::set_fault;
 
 /// Period during which service A has one fault, or none if `config` is empty.
 #[derive(Debug, Clone, Copy)]
@@ -74,37 +72,21 @@ impl FaultCycle {
         Self { phase, task }
     }
 
-    /// Clears the faults and returns a summary. Takes at most twice [`TIMEOUT`].
+    /// Clears the faults and returns a summary. Takes at most twice [`TIMEOUT`](crate::fault_switch::TIMEOUT).
     pub(super) async fn stop(self) -> String {
         drop(self.phase);
         self.task.await.unwrap_or_else(|error| error.to_string())
     }
 }
 
-/// Sets the faults of service A, or clears them if `config` is empty.
-async fn set_fault(client: &Client, url: &Url, config: &'static str) -> Result<(), String> {
-    let request = match config {
-        "" => client.delete(url.clone()),
-        config => client.put(url.clone()).body(config),
-    };
-    match request.timeout(TIMEOUT).send().await.map(|response| response.status()) {
-        Ok(status) if status.is_success() => Ok(()),
-        Ok(StatusCode::NOT_FOUND) => {
-            Err("A responded with 404: is FAULTS_ENABLED=true, and is this its admin address?"
-                .into())
-        }
-        Ok(status) => Err(format!("A responded with {status}")),
-        Err(error) => Err(format!("no response from A: {}", ErrorKind::from_reqwest(&error))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fault_switch::TIMEOUT;
     use crate::http::build_client;
     use axum::Router;
     use axum::extract::State;
-    use axum::http::Method;
+    use axum::http::{Method, StatusCode};
     use axum::routing::any;
     use tokio::sync::mpsc;
 
