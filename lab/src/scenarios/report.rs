@@ -1,5 +1,6 @@
 //! Results as text and as JSON.
 
+use observability::Error;
 use serde::Serialize;
 
 use super::client::Response;
@@ -64,7 +65,8 @@ impl TestReport {
             detail(reason);
         }
         if let Some(Response { status, body, ms, .. }) = &self.response {
-            detail(&format!("{status} in {ms} ms: {}", shorten(body)));
+            let body = if body.is_empty() { "no body" } else { &shorten(body) };
+            detail(&format!("{status} in {ms} ms: {body}"));
         }
         if let Some(witnesses) = &self.witnesses {
             let log_a = witnesses.log_a.as_deref().unwrap_or("none, because A is down");
@@ -96,6 +98,18 @@ impl Report {
         let color = if *failed == 0 { "32" } else { "1;31" };
         let summary = format!("{passed} passed, {failed} failed, {skipped} skipped");
         print_line(format_args!("\n{}", paint(color, summary)));
+    }
+
+    /// Returns an error unless no test failed and at least one passed.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        match self {
+            Self { failed: 0, passed: 1.., .. } => Ok(()),
+            Self { failed: 0, .. } => Err(Error::other("lab scenarios: neither service is up")),
+            Self { failed: 1, .. } => Err(Error::other("lab scenarios: 1 test failed")),
+            Self { failed, .. } => {
+                Err(Error::other(format!("lab scenarios: {failed} tests failed")))
+            }
+        }
     }
 }
 
