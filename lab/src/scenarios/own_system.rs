@@ -7,6 +7,7 @@ use std::time::Duration;
 use embedded_jaeger::JaegerConfig;
 use observability::Error;
 use reqwest::Url;
+use serde_json::json;
 use tokio::net::TcpSocket;
 use tokio::time::timeout;
 
@@ -96,13 +97,16 @@ impl OwnSystem {
 impl Fault {
     /// Returns the body of `PUT /faults`. `time_limit` is the timeout of B.
     pub(super) fn to_json(self, time_limit: Duration) -> String {
-        match self {
-            Self::Hang => r#"{"hang":true}"#.to_owned(),
-            Self::Slow => format!(r#"{{"delay_ms":{}}}"#, time_limit.as_millis() / 4),
-            Self::Status500 => r#"{"status":500}"#.to_owned(),
-            Self::MalformedBody => r#"{"garbage":true}"#.to_owned(),
-            Self::Reset => r#"{"reset":true}"#.to_owned(),
-        }
+        let (name, value) = match self {
+            Self::Hang => ("hang", json!(true)),
+            Self::Slow => ("delay_ms", json!(time_limit.as_millis() / 4)),
+            Self::Status500 => ("status", json!(500)),
+            Self::MalformedBody => ("garbage", json!(true)),
+            Self::Reset => ("reset", json!(true)),
+        };
+        // If the run is killed, A recovers by itself.
+        let ttl = time_limit * 2 + Duration::from_secs(60);
+        json!({ name: value, "ttl_ms": ttl.as_millis() }).to_string()
     }
 }
 
