@@ -56,6 +56,20 @@ impl Args {
         Ok(args)
     }
 
+    /// Returns the addresses of the Jaeger with their flags.
+    pub(crate) fn jaeger_addresses(&self) -> [(&'static str, SocketAddr); 3] {
+        [
+            ("--jaeger-ui-addr", self.jaeger_ui_addr),
+            ("--otlp-grpc-addr", self.otlp_grpc_addr),
+            ("--otlp-http-addr", self.otlp_http_addr),
+        ]
+    }
+
+    /// Returns the addresses of both services with their flags.
+    pub(crate) fn service_addresses(&self) -> [(&'static str, SocketAddr); 2] {
+        [("--service-a-addr", self.service_a_addr), ("--service-b-addr", self.service_b_addr)]
+    }
+
     pub(crate) fn jaeger(&self) -> JaegerConfig {
         JaegerConfig {
             ui: self.jaeger_ui_addr,

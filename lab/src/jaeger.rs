@@ -5,11 +5,12 @@ use std::ffi::OsString;
 use std::fmt;
 use std::net::SocketAddr;
 
-use embedded_jaeger::{JaegerConfig, JaegerHandle};
+use embedded_jaeger::JaegerHandle;
 use observability::Error;
 use observability::server::ShutdownSignals;
 
 use crate::args::Args;
+use crate::port_check::check_addresses;
 use crate::terminal::print_status;
 
 /// Destination of the traces.
@@ -23,13 +24,17 @@ pub(crate) enum TraceBackend {
 
 impl TraceBackend {
     /// Starts the embedded Jaeger unless the environment names an endpoint.
-    pub(crate) async fn start(config: JaegerConfig) -> Result<Self, Error> {
+    pub(crate) async fn start(args: &Args) -> Result<Self, Error> {
         let endpoint = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"]
             .into_iter()
             .find_map(|variable| std::env::var(variable).ok().filter(|value| !value.is_empty()));
         match endpoint {
             Some(endpoint) => Ok(Self::External(strip_credentials(&endpoint).to_owned())),
-            None => embedded_jaeger::start(config).await.map(Self::Embedded).map_err(Error::other),
+            None => {
+                check_addresses(args.jaeger_addresses())?;
+                let jaeger = embedded_jaeger::start(args.jaeger()).await;
+                jaeger.map(Self::Embedded).map_err(Error::other)
+            }
         }
     }
 
@@ -77,6 +82,7 @@ impl fmt::Display for TraceBackend {
 /// Runs `lab jaeger`: the embedded Jaeger without the services, until a shutdown signal.
 pub(crate) async fn run_standalone(args: impl Iterator<Item = OsString>) -> Result<(), Error> {
     let args = Args::parse(std::iter::once("lab jaeger".into()).chain(args))?;
+    check_addresses(args.jaeger_addresses())?;
     let mut signals = ShutdownSignals::new()?;
     let jaeger = embedded_jaeger::start(args.jaeger()).await.map_err(Error::other)?;
     print_status(format_args!(

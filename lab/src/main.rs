@@ -7,6 +7,7 @@
 //! | [`process`] | a service as a child process |
 //! | [`jaeger`] | destination of the traces |
 //! | [`notable_traces`] | traces of the slowest and the failed requests |
+//! | [`port_check`] | check that the addresses are free |
 //! | [`terminal`] | output |
 //! | [`keyboard`] | single keys from the terminal |
 //! | [`log_line`] | fields of the services' log lines |
@@ -26,6 +27,7 @@ mod keyboard;
 mod load;
 mod log_line;
 mod notable_traces;
+mod port_check;
 mod process;
 mod scenarios;
 mod supervisor;

@@ -13,6 +13,7 @@ use crate::jaeger::TraceBackend;
 use crate::keyboard::KeyReader;
 use crate::log_line::failed_trace_id;
 use crate::notable_traces;
+use crate::port_check::check_addresses;
 use crate::process::{Event, SERVICE_A, SERVICE_B, ServiceProcess};
 use crate::terminal::{print_line, print_log, print_status};
 
@@ -26,11 +27,14 @@ pub(crate) async fn run(args: impl Iterator<Item = OsString>) -> Result<(), Erro
     let mut keys = KeyReader::new();
     let mut system = tokio::select! {
         system = System::start(args) => system?,
-        _ = signals.recv() => return Ok(()),
+        signal = signals.recv() => {
+            print_status(format_args!("{signal}, ending the startup"));
+            return Ok(());
+        }
         never = keys.ignore_all() => match never {},
     };
     system.print_banner(keys.is_available());
-    loop {
+    let reason = loop {
         tokio::select! {
             event = system.a.next_event() => system.a.on_event(event, &system.traces),
             event = system.b.next_event() => system.b.on_event(event, &system.traces),
@@ -38,12 +42,13 @@ pub(crate) async fn run(args: impl Iterator<Item = OsString>) -> Result<(), Erro
                 'a' => system.a.toggle()?,
                 'b' => system.b.toggle()?,
                 't' => system.print_notable_traces().await,
-                'q' => break,
+                'q' => break "q",
                 _ => {}
             },
-            _ = signals.recv() => break,
+            signal = signals.recv() => break signal,
         }
-    }
+    };
+    print_status(format_args!("{reason}, stopping B, then A; a second signal ends it at once"));
     tokio::select! {
         () = system.stop() => Ok(()),
         _ = signals.recv() => Err(Error::other("lab: aborted by a second signal")),
@@ -64,7 +69,8 @@ impl System {
         let flags = [SERVICE_B, "--listen-addr=", "--admin-addr="].map(OsString::from);
         let config: Config = service_b::SERVICE.parse(flags)?;
         let kill_after = config.shutdown_timeout() + KILL_DELAY;
-        let traces = TraceBackend::start(args.jaeger()).await?;
+        check_addresses(args.service_addresses())?;
+        let traces = TraceBackend::start(&args).await?;
 
         let mut a = SupervisedService::new(SERVICE_A, 'A', args.service_a_addr, &traces);
         a.env.push(("FAULTS_ENABLED", "true".to_owned()));

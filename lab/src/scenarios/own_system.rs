@@ -104,7 +104,7 @@ impl Fault {
             Self::MalformedBody => ("garbage", json!(true)),
             Self::Reset => ("reset", json!(true)),
         };
-        // If the run is killed, A recovers by itself.
+        // A run that is killed clears no fault.
         let ttl = time_limit * 2 + Duration::from_secs(60);
         json!({ name: value, "ttl_ms": ttl.as_millis() }).to_string()
     }
