@@ -33,7 +33,7 @@ pub(crate) struct Args {
 
 const AFTER_HELP: &str = "\
 On a terminal the key a stops or starts A, b does the same for B, and t prints the traces of the \
-slowest request and of the last failed request of each error kind. q or Ctrl-C ends it all.
+slowest request and of the last failed request of each error kind in the last five minutes. q or Ctrl-C ends it all.
 
 Traces go to an embedded Jaeger, in memory. If OTEL_EXPORTER_OTLP_ENDPOINT is set, they go there, and \
 the lab starts no Jaeger. `lab jaeger` starts the embedded Jaeger alone.

@@ -4,12 +4,14 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use embedded_jaeger::JaegerHandle;
 use observability::Error;
 use observability::server::ShutdownSignals;
 
 use crate::args::Args;
+use crate::http::build_client;
 use crate::port_check::check_addresses;
 use crate::terminal::print_status;
 
@@ -61,6 +63,14 @@ impl TraceBackend {
             Self::Embedded(jaeger) => Some(jaeger.ui_addr()),
             Self::External(_) => None,
         }
+    }
+
+    /// Returns `true` unless the embedded Jaeger lacks the trace.
+    pub(crate) async fn has_trace(&self, trace_id: &str) -> bool {
+        let Some(ui) = self.ui_addr() else { return true };
+        let Ok(client) = build_client(Duration::from_secs(2)) else { return false };
+        let response = client.get(format!("http://{ui}/api/traces/{trace_id}")).send().await;
+        response.is_ok_and(|response| response.status().is_success())
     }
 
     pub(crate) async fn stop(self) {

@@ -118,12 +118,18 @@ impl System {
                 return print_status(format_args!("cannot read B's /metrics: {kind}"));
             }
         };
-        if traces.is_empty() {
-            print_status("no traced request yet");
+        let mut is_empty = true;
+        for trace in traces {
+            // The store drops the oldest traces, and spans arrive with a delay.
+            if self.traces.has_trace(&trace.trace_id).await {
+                let link = self.traces.link(&trace.trace_id);
+                let link = link.unwrap_or_else(|| format!("trace {}", trace.trace_id));
+                print_status(format_args!("{trace}\n  {link}"));
+                is_empty = false;
+            }
         }
-        for (description, id) in traces {
-            let link = self.traces.link(&id).unwrap_or_else(|| format!("trace {id}"));
-            print_status(format_args!("{description}  {link}"));
+        if is_empty {
+            print_status("no traced request in the last five minutes");
         }
     }
 
