@@ -113,11 +113,21 @@ fn strip_credentials(url: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use embedded_jaeger::JaegerConfig;
+
     use super::*;
 
     #[test]
     fn endpoint_credentials_are_hidden() {
         assert_eq!(strip_credentials("http://user:pw@c:4317"), "c:4317");
         assert_eq!(strip_credentials("http://c:4317"), "http://c:4317");
+    }
+
+    #[tokio::test]
+    async fn unknown_trace_is_missing() {
+        let jaeger = embedded_jaeger::start(JaegerConfig::with_ephemeral_ports()).await.unwrap();
+        let traces = TraceBackend::Embedded(jaeger);
+        assert!(!traces.has_trace("0af7651916cd43dd8448eb211c80319c").await);
+        assert!(TraceBackend::External(String::new()).has_trace("1").await);
     }
 }

@@ -70,6 +70,18 @@ fn banner_curl_command_works() {
     assert_eq!(testkit::http::get(service_in_banner(&lab, "A").0, "/faults").status, 200);
 }
 
+#[test]
+fn ipv6_addresses_work() {
+    if TcpListener::bind("[::1]:0").is_err() {
+        return println!("skipped: this machine has no IPv6");
+    }
+    let lab = lab_on_free_ports().envs(ADDRESSES.map(|(_, variable, _)| (variable, "[::1]:0")));
+    let lab = lab.start();
+    let (address, target) = curl_url(&lab);
+    let response = testkit::http::get(address, &target);
+    assert_eq!(response.text(), r#"{"service_a":{"echo":"hello"},"service_b":"ok"}"#);
+}
+
 /// SIGTERM and SIGINT stop service B, then service A, and leave no process behind.
 #[cfg(unix)]
 #[test]
