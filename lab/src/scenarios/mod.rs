@@ -11,7 +11,7 @@ use client::Client;
 use external_system::ExternalSystem;
 use own_system::OwnSystem;
 use report::{Outcome, Report, SuiteReport, TestReport};
-use suites::{Expected, SUITES, Service, Test};
+use suites::{SUITES, Service, Test};
 use witnesses::{Witnesses, read_counts};
 
 use crate::http::redacted;
@@ -48,7 +48,8 @@ pub(crate) async fn run(args: impl Iterator<Item = OsString>) -> Result<(), Erro
         stopped = run.stop() => stopped,
         signal = signals.recv() => Err(aborted(signal)),
     };
-    report?.check().and(stopped)
+    stopped?;
+    report?.check()
 }
 
 fn aborted(signal: &str) -> Error {
@@ -127,7 +128,11 @@ impl<'a> Run<'a> {
                 }
             }
         }
-        let counts = if self.args.explain { read_counts(&self.client).await.ok() } else { None };
+        let counts = if self.args.explain && test.is_failed_call() {
+            Some(read_counts(&self.client).await)
+        } else {
+            None
+        };
         let mut results =
             self.client.send_all(&test.request).await.into_iter().map(|(msg, result)| {
                 let checked = test.expected.check(test.request.service, &msg, &result);
@@ -146,17 +151,16 @@ impl<'a> Run<'a> {
             response,
             witnesses: None,
         };
-        let is_failed_call = test.expected.is_failed_call() && test.request.copies == 1;
         if let (System::Own(system), Some(counts)) = (&mut self.system, counts)
-            && let Some(response) = report.response.as_ref().filter(|_| is_failed_call)
+            && let Some(response) = &report.response
         {
-            match Witnesses::collect(system, &self.client, &counts, response).await {
-                Ok(witnesses) => {
-                    report.reason = report.reason.or(witnesses.check().err());
-                    report.witnesses = Some(witnesses);
-                }
-                Err(error) => report.reason = report.reason.or(Some(error)),
-            }
+            let witnesses = match counts {
+                Ok(counts) => Witnesses::collect(system, &self.client, &counts, response).await,
+                Err(error) => Err(error),
+            };
+            let checked = witnesses.as_ref().map_err(Clone::clone).and_then(Witnesses::check);
+            report.reason = report.reason.or(checked.err());
+            report.witnesses = witnesses.ok();
         }
         if report.reason.is_some() {
             report.result = Outcome::Failed;
@@ -176,12 +180,5 @@ impl<'a> Run<'a> {
             }
         }
         Ok(())
-    }
-}
-
-impl Expected {
-    /// Returns `true` if a call from B to A fails.
-    fn is_failed_call(self) -> bool {
-        matches!(self, Self::Status(&[503]) | Self::ErrorBody(503))
     }
 }

@@ -21,6 +21,13 @@ pub(super) struct Test {
     pub(super) expected: Expected,
 }
 
+impl Test {
+    /// Returns `true` if the request is a call from B to A that fails.
+    pub(super) fn is_failed_call(&self) -> bool {
+        self.request.copies == 1 && matches!(self.expected, Status(&[503]) | ErrorBody(503))
+    }
+}
+
 /// Service under test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Service {

@@ -61,7 +61,7 @@ fn error(status: u16, key: &str) -> Response {
 /// Runs the scenarios while A is down, and checks that exactly these tests fail.
 fn assert_failures(service_b: &str, expected: impl IntoIterator<Item = &'static str>) -> Report {
     let a = format!("http://{}", ReservedPort::bind().release());
-    let report = Report::of_services(&a, service_b);
+    let report = Report::run(&["--service-a", &a, "--service-b", service_b, "--time-limit=1s"]);
     let mut expected: Vec<_> = expected.into_iter().collect();
     expected.sort_unstable();
     assert_eq!((report.code, report.named("failed")), (Some(1), to_strings(&expected)));

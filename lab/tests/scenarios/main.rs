@@ -29,9 +29,10 @@ impl Report {
         Self { code: exit.code, json: json.unwrap_or_else(|error| panic!("{error}: {exit:?}")) }
     }
 
-    /// Runs the scenarios against running services.
+    /// Runs the scenarios against running services whose time limit is 1 s. A busy machine has two
+    /// seconds more.
     fn of_services(service_a: &str, service_b: &str) -> Self {
-        Self::run(&["--service-a", service_a, "--service-b", service_b])
+        Self::run(&["--service-a", service_a, "--service-b", service_b, "--time-limit=2s"])
     }
 
     /// Returns the tests by suite and name.
