@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use embedded_jaeger::JaegerConfig;
 use observability::Error;
@@ -32,12 +33,13 @@ pub(crate) struct Args {
 
 const AFTER_HELP: &str = "\
 On a terminal the key a stops or starts A, b does the same for B, and t prints the traces of the \
-slowest request and of the last failed request of each error kind. q or Ctrl-C ends it all.
+slowest request and of the last failed request of each error kind in the last five minutes. q or Ctrl-C ends it all.
 
 Traces go to an embedded Jaeger, in memory. If OTEL_EXPORTER_OTLP_ENDPOINT is set, they go there, and \
 the lab starts no Jaeger. `lab jaeger` starts the embedded Jaeger alone.
 
-`lab load` sends requests to B at a constant rate and prints a report; see `lab load --help`.
+`lab load` sends requests to B at a constant rate and prints a report; see `lab load --help`. `lab \
+scenarios` tests A and B in eight suites; see `lab scenarios --help`.
 
 The services read their other settings from the environment (cargo run -p service-b -- --help):
   SERVICE_A_TIMEOUT_MS, SERVICE_A_CONNECT_RETRIES, SERVICE_A_BREAKER_FAILURES,
@@ -54,6 +56,20 @@ impl Args {
         Ok(args)
     }
 
+    /// Returns the addresses of the Jaeger with their flags.
+    pub(crate) fn jaeger_addresses(&self) -> [(&'static str, SocketAddr); 3] {
+        [
+            ("--jaeger-ui-addr", self.jaeger_ui_addr),
+            ("--otlp-grpc-addr", self.otlp_grpc_addr),
+            ("--otlp-http-addr", self.otlp_http_addr),
+        ]
+    }
+
+    /// Returns the addresses of both services with their flags.
+    pub(crate) fn service_addresses(&self) -> [(&'static str, SocketAddr); 2] {
+        [("--service-a-addr", self.service_a_addr), ("--service-b-addr", self.service_b_addr)]
+    }
+
     pub(crate) fn jaeger(&self) -> JaegerConfig {
         JaegerConfig {
             ui: self.jaeger_ui_addr,
@@ -62,6 +78,13 @@ impl Args {
             ..Default::default()
         }
     }
+}
+
+/// Parses a time of at most `MAX_HOURS`.
+pub(crate) fn parse_time<const MAX_HOURS: u64>(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).ok();
+    time.filter(|time| !time.is_zero() && *time <= Duration::from_secs(MAX_HOURS * 60 * 60))
+        .ok_or_else(|| format!("expected a time such as 500ms, 30s or 5m, at most {MAX_HOURS}h"))
 }
 
 #[cfg(test)]

@@ -3,12 +3,16 @@
 
 use std::ffi::OsString;
 use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
 
-use embedded_jaeger::{JaegerConfig, JaegerHandle};
+use embedded_jaeger::JaegerHandle;
 use observability::Error;
 use observability::server::ShutdownSignals;
 
 use crate::args::Args;
+use crate::http::build_client;
+use crate::port_check::check_addresses;
 use crate::terminal::print_status;
 
 /// Destination of the traces.
@@ -22,13 +26,17 @@ pub(crate) enum TraceBackend {
 
 impl TraceBackend {
     /// Starts the embedded Jaeger unless the environment names an endpoint.
-    pub(crate) async fn start(config: JaegerConfig) -> Result<Self, Error> {
+    pub(crate) async fn start(args: &Args) -> Result<Self, Error> {
         let endpoint = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"]
             .into_iter()
             .find_map(|variable| std::env::var(variable).ok().filter(|value| !value.is_empty()));
         match endpoint {
             Some(endpoint) => Ok(Self::External(strip_credentials(&endpoint).to_owned())),
-            None => embedded_jaeger::start(config).await.map(Self::Embedded).map_err(Error::other),
+            None => {
+                check_addresses(args.jaeger_addresses())?;
+                let jaeger = embedded_jaeger::start(args.jaeger()).await;
+                jaeger.map(Self::Embedded).map_err(Error::other)
+            }
         }
     }
 
@@ -46,10 +54,23 @@ impl TraceBackend {
 
     /// Returns the URL of a trace if the embedded Jaeger stores it.
     pub(crate) fn link(&self, trace_id: &str) -> Option<String> {
+        self.ui_addr().map(|ui| format!("http://{ui}/trace/{trace_id}"))
+    }
+
+    /// Returns the address of the embedded Jaeger.
+    pub(crate) fn ui_addr(&self) -> Option<SocketAddr> {
         match self {
-            Self::Embedded(jaeger) => Some(format!("http://{}/trace/{trace_id}", jaeger.ui_addr())),
+            Self::Embedded(jaeger) => Some(jaeger.ui_addr()),
             Self::External(_) => None,
         }
+    }
+
+    /// Returns `true` unless the embedded Jaeger lacks the trace.
+    pub(crate) async fn has_trace(&self, trace_id: &str) -> bool {
+        let Some(ui) = self.ui_addr() else { return true };
+        let Ok(client) = build_client(Duration::from_secs(2)) else { return false };
+        let response = client.get(format!("http://{ui}/api/traces/{trace_id}")).send().await;
+        response.is_ok_and(|response| response.status().is_success())
     }
 
     pub(crate) async fn stop(self) {
@@ -71,6 +92,7 @@ impl fmt::Display for TraceBackend {
 /// Runs `lab jaeger`: the embedded Jaeger without the services, until a shutdown signal.
 pub(crate) async fn run_standalone(args: impl Iterator<Item = OsString>) -> Result<(), Error> {
     let args = Args::parse(std::iter::once("lab jaeger".into()).chain(args))?;
+    check_addresses(args.jaeger_addresses())?;
     let mut signals = ShutdownSignals::new()?;
     let jaeger = embedded_jaeger::start(args.jaeger()).await.map_err(Error::other)?;
     print_status(format_args!(
@@ -91,11 +113,21 @@ fn strip_credentials(url: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use embedded_jaeger::JaegerConfig;
+
     use super::*;
 
     #[test]
     fn endpoint_credentials_are_hidden() {
         assert_eq!(strip_credentials("http://user:pw@c:4317"), "c:4317");
         assert_eq!(strip_credentials("http://c:4317"), "http://c:4317");
+    }
+
+    #[tokio::test]
+    async fn unknown_trace_is_missing() {
+        let jaeger = embedded_jaeger::start(JaegerConfig::with_ephemeral_ports()).await.unwrap();
+        let traces = TraceBackend::Embedded(jaeger);
+        assert!(!traces.has_trace("0af7651916cd43dd8448eb211c80319c").await);
+        assert!(TraceBackend::External(String::new()).has_trace("1").await);
     }
 }

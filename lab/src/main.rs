@@ -7,19 +7,29 @@
 //! | [`process`] | a service as a child process |
 //! | [`jaeger`] | destination of the traces |
 //! | [`notable_traces`] | traces of the slowest and the failed requests |
+//! | [`port_check`] | check that the addresses are free |
 //! | [`terminal`] | output |
 //! | [`keyboard`] | single keys from the terminal |
+//! | [`log_line`] | fields of the services' log lines |
+//! | [`http`] | HTTP client and base URLs |
 //! | [`args`] | command line |
+//! | [`fault_switch`] | fault injection of service A |
 //! | [`load`] | the subcommand `load` |
+//! | [`scenarios`] | the subcommand `scenarios` |
 
 use std::process::ExitCode;
 
 mod args;
+mod fault_switch;
+mod http;
 mod jaeger;
 mod keyboard;
 mod load;
+mod log_line;
 mod notable_traces;
+mod port_check;
 mod process;
+mod scenarios;
 mod supervisor;
 mod terminal;
 
@@ -33,6 +43,7 @@ fn main() -> ExitCode {
         }
         Some("jaeger") => observability::run(jaeger::run_standalone(args)),
         Some("load") => observability::run(load::run(args)),
+        Some("scenarios") => observability::run(scenarios::run(args)),
         _ => observability::run(supervisor::run(std::env::args_os())),
     }
 }

@@ -8,17 +8,24 @@ use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
 use std::process::Stdio;
+use std::time::Duration;
 
 use observability::Error;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+use crate::log_line::listening_address;
 
 /// Subcommand that runs service A.
 pub(crate) const SERVICE_A: &str = "service-a";
 /// Subcommand that runs service B.
 pub(crate) const SERVICE_B: &str = "service-b";
+
+/// Maximum time until a service listens. Generous, because the machine may be compiling.
+const STARTUP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Variable that the lab sets for its children. A service that a user starts through the subcommand
 /// ignores its stdin.
@@ -60,25 +67,25 @@ pub(crate) enum Event {
 /// A running service. Dropping it kills the process.
 #[derive(Debug)]
 pub(crate) struct ServiceProcess {
+    name: &'static str,
     child: Child,
     lines: mpsc::Receiver<Event>,
 }
 
 impl ServiceProcess {
-    /// Starts the subcommand `name`, which listens on `address`.
+    /// Starts the subcommand `name`, which listens on `address`. `set_env` sets its environment.
     pub(crate) fn spawn(
-        name: &str,
+        name: &'static str,
         address: SocketAddr,
-        env: &[(&str, String)],
+        set_env: impl FnOnce(&mut Command) -> &mut Command,
     ) -> Result<Self, Error> {
         let failure = |error| Error::other(format!("lab: cannot start {name}: {error}"));
         let mut command = Command::new(std::env::current_exe().map_err(failure)?);
-        command
+        set_env(&mut command)
             .arg(name)
             .args(["--listen-addr", &address.to_string()])
             .env_remove("ADMIN_ADDR")
             .env(STOP_ON_STDIN_EOF, "1")
-            .envs(env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -94,7 +101,32 @@ impl ServiceProcess {
         if let Some(stderr) = child.stderr.take() {
             tokio::spawn(forward_lines(stderr, sender, Event::Stderr));
         }
-        Ok(Self { child, lines })
+        Ok(Self { name, child, lines })
+    }
+
+    /// Waits until the service listens, passes its lines on stdout to `on_line` and returns its address.
+    pub(crate) async fn wait_until_listening(
+        &mut self,
+        on_line: impl Fn(&str),
+    ) -> Result<SocketAddr, Error> {
+        let listening = async {
+            let mut errors = Vec::new();
+            loop {
+                match self.next_event().await {
+                    Event::Stdout(line) => {
+                        on_line(&line);
+                        if let Some(address) = listening_address(&line) {
+                            return Ok(address);
+                        }
+                    }
+                    Event::Stderr(line) => errors.push(line),
+                    Event::Exited(_) => return Err(errors.join("\n")),
+                }
+            }
+        };
+        let result = timeout(STARTUP_TIMEOUT, listening).await;
+        let address = result.unwrap_or_else(|_| Err(format!("timeout of {STARTUP_TIMEOUT:?}")));
+        address.map_err(|error| Error::other(format!("lab: {} did not start: {error}", self.name)))
     }
 
     /// Process id, or 0 after the exit was reported.

@@ -11,12 +11,11 @@ use tokio::time::timeout;
 use crate::args::Args;
 use crate::jaeger::TraceBackend;
 use crate::keyboard::KeyReader;
+use crate::log_line::failed_trace_id;
 use crate::notable_traces;
+use crate::port_check::check_addresses;
 use crate::process::{Event, SERVICE_A, SERVICE_B, ServiceProcess};
 use crate::terminal::{print_line, print_log, print_status};
-
-/// Maximum time until a service listens. Generous, because the machine may be compiling.
-const STARTUP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Time beyond its own shutdown timeout after which a service is killed.
 const KILL_DELAY: Duration = Duration::from_secs(1);
@@ -28,11 +27,14 @@ pub(crate) async fn run(args: impl Iterator<Item = OsString>) -> Result<(), Erro
     let mut keys = KeyReader::new();
     let mut system = tokio::select! {
         system = System::start(args) => system?,
-        _ = signals.recv() => return Ok(()),
+        signal = signals.recv() => {
+            print_status(format_args!("{signal}, ending the startup"));
+            return Ok(());
+        }
         never = keys.ignore_all() => match never {},
     };
     system.print_banner(keys.is_available());
-    loop {
+    let reason = loop {
         tokio::select! {
             event = system.a.next_event() => system.a.on_event(event, &system.traces),
             event = system.b.next_event() => system.b.on_event(event, &system.traces),
@@ -40,12 +42,13 @@ pub(crate) async fn run(args: impl Iterator<Item = OsString>) -> Result<(), Erro
                 'a' => system.a.toggle()?,
                 'b' => system.b.toggle()?,
                 't' => system.print_notable_traces().await,
-                'q' => break,
+                'q' => break "q",
                 _ => {}
             },
-            _ = signals.recv() => break,
+            signal = signals.recv() => break signal,
         }
-    }
+    };
+    print_status(format_args!("{reason}, stopping B, then A; a second signal ends it at once"));
     tokio::select! {
         () = system.stop() => Ok(()),
         _ = signals.recv() => Err(Error::other("lab: aborted by a second signal")),
@@ -66,7 +69,8 @@ impl System {
         let flags = [SERVICE_B, "--listen-addr=", "--admin-addr="].map(OsString::from);
         let config: Config = service_b::SERVICE.parse(flags)?;
         let kill_after = config.shutdown_timeout() + KILL_DELAY;
-        let traces = TraceBackend::start(args.jaeger()).await?;
+        check_addresses(args.service_addresses())?;
+        let traces = TraceBackend::start(&args).await?;
 
         let mut a = SupervisedService::new(SERVICE_A, 'A', args.service_a_addr, &traces);
         a.env.push(("FAULTS_ENABLED", "true".to_owned()));
@@ -114,12 +118,18 @@ impl System {
                 return print_status(format_args!("cannot read B's /metrics: {kind}"));
             }
         };
-        if traces.is_empty() {
-            print_status("no traced request yet");
+        let mut is_empty = true;
+        for trace in traces {
+            // The store drops the oldest traces, and spans arrive with a delay.
+            if self.traces.has_trace(&trace.trace_id).await {
+                let link = self.traces.link(&trace.trace_id);
+                let link = link.unwrap_or_else(|| format!("trace {}", trace.trace_id));
+                print_status(format_args!("{trace}\n  {link}"));
+                is_empty = false;
+            }
         }
-        for (description, id) in traces {
-            let link = self.traces.link(&id).unwrap_or_else(|| format!("trace {id}"));
-            print_status(format_args!("{description}  {link}"));
+        if is_empty {
+            print_status("no traced request in the last five minutes");
         }
     }
 
@@ -161,29 +171,16 @@ impl SupervisedService {
 
     /// Starts the service and waits until it listens.
     async fn start(&mut self) -> Result<(), Error> {
-        let process = ServiceProcess::spawn(self.name, self.address, &self.env)?;
-        let process = self.process.insert(process);
-        let listening = async {
-            let mut errors = Vec::new();
-            loop {
-                match process.next_event().await {
-                    Event::Stdout(line) => {
-                        print_log(self.label, &line, None);
-                        if let Some(address) = listening_address(&line) {
-                            return Ok(address);
-                        }
-                    }
-                    Event::Stderr(line) => errors.push(line),
-                    Event::Exited(_) => return Err(errors.join("\n")),
-                }
-            }
-        };
-        let result = timeout(STARTUP_TIMEOUT, listening).await;
-        let address = result.unwrap_or_else(|_| Err(format!("timeout of {STARTUP_TIMEOUT:?}")));
+        let process = self.process.insert(self.spawn()?);
+        let label = self.label;
         // If the system selected the port, the service keeps it when it is started again.
-        self.address = address
-            .map_err(|error| Error::other(format!("lab: {} did not start: {error}", self.name)))?;
+        self.address = process.wait_until_listening(|line| print_log(label, line, None)).await?;
         Ok(())
+    }
+
+    fn spawn(&self) -> Result<ServiceProcess, Error> {
+        let env = self.env.iter().map(|(name, value)| (name, value));
+        ServiceProcess::spawn(self.name, self.address, |command| command.envs(env))
     }
 
     fn pid(&self) -> u32 {
@@ -221,7 +218,7 @@ impl SupervisedService {
                 process.close_stdin();
             }
             None => {
-                let process = ServiceProcess::spawn(self.name, self.address, &self.env)?;
+                let process = self.spawn()?;
                 print_status(format_args!("starting {label}, pid {}", process.pid()));
                 self.process = Some(process);
             }
@@ -240,59 +237,5 @@ impl SupervisedService {
         };
         // Dropping the process kills it.
         let _ = timeout(kill_after, print_until_exit).await;
-    }
-}
-
-/// Returns the address in the log line of a service that listens.
-fn listening_address(line: &str) -> Option<SocketAddr> {
-    log_field(line, "address")?.parse().ok()
-}
-
-/// Returns the trace id in the log line of a failed request.
-fn failed_trace_id(line: &str) -> Option<&str> {
-    let is_error = line.contains(" level=error ") || line.contains("\"level\":\"error\"");
-    let id = log_field(line, "trace_id").filter(|_| is_error)?;
-    (id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(id)
-}
-
-/// Returns the last field with this name, in either log format. A value of an earlier field may quote
-/// a client.
-fn log_field<'a>(line: &'a str, name: &str) -> Option<&'a str> {
-    let key = if line.starts_with('{') { format!("\"{name}\":\"") } else { format!(" {name}=") };
-    let (_, value) = line.rsplit_once(&key)?;
-    value.split([' ', '"']).next()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn listening_address_in_both_formats() {
-        let address = "127.0.0.1:4000".parse().ok();
-        for line in [
-            r#"t level=info service=A msg="listening" address=127.0.0.1:4000 admin_address=127.0.0.1:1"#,
-            r#"{"ts":"t","service":"A","msg":"listening","address":"127.0.0.1:4000"}"#,
-        ] {
-            assert_eq!(listening_address(line), address);
-        }
-        assert_eq!(listening_address("address=x"), None);
-    }
-
-    #[test]
-    fn failed_request_has_trace_id() {
-        let id = "0af7651916cd43dd8448eb211c80319c";
-        for line in [
-            format!(
-                "t level=error service=B error=\"timeout\" trace_id={id} span_id=b7ad6b7169203331"
-            ),
-            format!(
-                r#"{{"ts":"t","level":"error","trace_id":"{id}","span_id":"b7ad6b7169203331"}}"#
-            ),
-        ] {
-            assert_eq!(failed_trace_id(&line), Some(id));
-            assert_eq!(failed_trace_id(&line.replace("error", "info")), None);
-        }
-        assert_eq!(failed_trace_id("t level=error msg=\"no trace_id=here\""), None);
     }
 }

@@ -6,7 +6,8 @@ use std::sync::LazyLock;
 
 static HAS_COLORS: LazyLock<bool> = LazyLock::new(|| {
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    !no_color && std::io::stdout().is_terminal()
+    let is_dumb = std::env::var_os("TERM").is_some_and(|value| value == "dumb");
+    !no_color && !is_dumb && std::io::stdout().is_terminal()
 });
 
 /// Prints a line. Errors are ignored, so that a closed reader does not stop the lab.
@@ -26,6 +27,7 @@ pub(crate) fn print_status(message: impl Display) {
     print_line(paint("1", format_args!("* {message}")));
 }
 
-fn paint(style: &str, text: impl Display) -> String {
+/// Returns `text` in this style (SGR parameters), or without one if the terminal shows no colors.
+pub(crate) fn paint(style: &str, text: impl Display) -> String {
     if *HAS_COLORS { format!("\x1b[{style}m{text}\x1b[0m") } else { text.to_string() }
 }

@@ -182,9 +182,13 @@ fn given_values(arg: &Arg, given: &ArgMatches, lookup: Lookup<'_>) -> Vec<OsStri
 
 /// Parses one argument by itself and describes its error without the value.
 fn check(arg: &Arg, word: &OsStr) -> Result<(), String> {
-    let alone = Command::new("")
-        .no_binary_name(true)
-        .arg(arg.clone().env(Resettable::<clap::builder::OsStr>::Reset));
+    // Without `requires` and `conflicts_with`, which name arguments that this command does not have.
+    let value = Arg::new(arg.get_id().clone())
+        .long(arg.get_long().unwrap_or_default().to_owned())
+        .action(arg.get_action().clone())
+        .value_delimiter(arg.get_value_delimiter())
+        .value_parser(arg.get_value_parser().clone());
+    let alone = Command::new("").no_binary_name(true).arg(value);
     let Err(error) = alone.try_get_matches_from([word]) else {
         return Ok(());
     };

@@ -5,7 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
@@ -29,7 +29,41 @@ const TRUNCATED_ECHO: &str = "{\"echo\":";
 
 /// Faults that `/echo` has at the moment. A clone shares them.
 #[derive(Debug, Clone, Default)]
-pub struct FaultInjector(Arc<RwLock<FaultConfig>>);
+pub struct FaultInjector(Arc<RwLock<ActiveFaults>>);
+
+impl FaultInjector {
+    fn set(&self, config: FaultConfig) {
+        *self.0.write() = ActiveFaults::new(config, Instant::now());
+    }
+
+    fn current(&self) -> FaultConfig {
+        self.0.read().at(Instant::now())
+    }
+}
+
+/// Faults and the time at which they end.
+#[derive(Debug, Default)]
+struct ActiveFaults {
+    config: FaultConfig,
+    expires_at: Option<Instant>,
+}
+
+impl ActiveFaults {
+    fn new(config: FaultConfig, now: Instant) -> Self {
+        let ttl = config.ttl_ms.map(Duration::from_millis);
+        Self { config, expires_at: ttl.and_then(|ttl| now.checked_add(ttl)) }
+    }
+
+    /// Returns the faults at this time, with the time that is left, or none if they have expired.
+    fn at(&self, now: Instant) -> FaultConfig {
+        let Some(expires_at) = self.expires_at else { return self.config };
+        let left = expires_at.saturating_duration_since(now);
+        match u64::try_from(left.as_millis()) {
+            Ok(0) | Err(_) => FaultConfig::default(),
+            ttl_ms => FaultConfig { ttl_ms: ttl_ms.ok(), ..self.config },
+        }
+    }
+}
 
 /// Faults to inject. The default injects none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
@@ -51,6 +85,9 @@ struct FaultConfig {
     /// Status of injected errors. The default is 500.
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<u16>,
+    /// Time after which all faults are cleared, in milliseconds. A client that is killed leaves none behind.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ttl_ms: Option<u64>,
 }
 
 impl FaultConfig {
@@ -83,7 +120,7 @@ pub(crate) async fn inject_fault(
     request: Request,
     next: Next,
 ) -> Response {
-    let config = *faults.0.read();
+    let config = faults.current();
     if config.delay_ms > 0 {
         tokio::time::sleep(Duration::from_millis(config.delay_ms)).await;
     }
@@ -142,7 +179,7 @@ pub(crate) fn faults_router(faults: Option<FaultInjector>) -> Router {
 }
 
 async fn get_faults(State(faults): State<FaultInjector>) -> Json<FaultConfig> {
-    Json(*faults.0.read())
+    Json(faults.current())
 }
 
 /// Accepts any content type because `curl -d` sends that of a form.
@@ -154,7 +191,7 @@ async fn put_faults(State(faults): State<FaultInjector>, body: Bytes) -> Respons
         .and_then(FaultConfig::validate);
     match config {
         Ok(config) => {
-            *faults.0.write() = config;
+            faults.set(config);
             Json(config).into_response()
         }
         Err(error) => (StatusCode::BAD_REQUEST, Json(json!({"error": error}))).into_response(),
@@ -162,7 +199,7 @@ async fn put_faults(State(faults): State<FaultInjector>, body: Bytes) -> Respons
 }
 
 async fn delete_faults(State(faults): State<FaultInjector>) -> Json<FaultConfig> {
-    *faults.0.write() = FaultConfig::default();
+    faults.set(FaultConfig::default());
     Json(FaultConfig::default())
 }
 
@@ -197,5 +234,20 @@ mod tests {
             assert!(config(json).validate().is_err(), "{json}");
         }
         assert!(serde_json::from_str::<FaultConfig>(r#"{"delay":1}"#).is_err());
+    }
+
+    #[test]
+    fn faults_end_after_ttl() {
+        let now = Instant::now();
+        let faults = ActiveFaults::new(config(r#"{"hang":true,"ttl_ms":60000}"#), now);
+        let left = |ms| faults.at(now + Duration::from_millis(ms));
+        assert_eq!(left(0), faults.config);
+        assert_eq!(left(59_999), config(r#"{"hang":true,"ttl_ms":1}"#));
+        assert_eq!(left(60_000), FaultConfig::default());
+        assert_eq!(left(90_000), FaultConfig::default());
+        for unlimited in [r#"{"hang":true}"#, r#"{"hang":true,"ttl_ms":18446744073709551615}"#] {
+            let faults = ActiveFaults::new(config(unlimited), now);
+            assert!(faults.at(now + Duration::from_secs(1_000_000)).no_response, "{unlimited}");
+        }
     }
 }

@@ -5,6 +5,9 @@ use std::time::Duration;
 use clap::builder::RangedU64ValueParser;
 use reqwest::Url;
 
+use crate::args::parse_time;
+use crate::http::parse_url;
+
 /// Sends GET /call-echo to service B at a constant rate and reports the results
 #[derive(Debug, Clone, clap::Parser)]
 #[command(name = "lab load", version, after_help = AFTER_HELP)]
@@ -49,23 +52,9 @@ FAULTS_ENABLED=true, which the lab sets.
 SIGTERM or SIGINT stops the load, waits for requests in flight (a second signal aborts them) and \
 writes the report. Exit code 0, 1 if B never responded, 2 if a setting is invalid.";
 
-fn parse_url(text: &str) -> Result<Url, &'static str> {
-    match Url::parse(text) {
-        Ok(url) if url.scheme() == "http" && url.has_host() => Ok(url),
-        Ok(url) if url.scheme() == "https" => Err("https is not supported, only http"),
-        _ => Err("expected a URL such as http://127.0.0.1:8081"),
-    }
-}
-
 fn parse_rate(text: &str) -> Result<f64, &'static str> {
     let rate = text.parse().ok().filter(|rate| (0.001..=100_000.0).contains(rate));
     rate.ok_or("expected requests per second, from 0.001 to 100000")
-}
-
-fn parse_time<const MAX_HOURS: u64>(text: &str) -> Result<Duration, String> {
-    let time = humantime::parse_duration(text).ok();
-    time.filter(|time| !time.is_zero() && *time <= Duration::from_secs(MAX_HOURS * 60 * 60))
-        .ok_or_else(|| format!("expected a time such as 500ms, 30s or 5m, at most {MAX_HOURS}h"))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::error::Error as _;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use observability::{Error, ErrorKind};
+use observability::ErrorKind;
 use reqwest::{Client, StatusCode, Url};
 use serde_json::Value;
 
@@ -83,39 +83,10 @@ pub(super) async fn send(client: Client, mut call_echo: Url, due: Instant) -> Co
     Completed { outcome, latency: due.elapsed() }
 }
 
-/// Builds a client without proxies and redirects, so that only the target is measured.
-pub(super) fn build_client(timeout: Duration) -> Result<Client, Error> {
-    Ok(Client::builder()
-        .timeout(timeout)
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
-        // Shorter than the 30 s of the services, so that a reused connection is not one that the server
-        // is about to close.
-        .pool_idle_timeout(Duration::from_secs(20))
-        .user_agent(concat!("lab-load/", env!("CARGO_PKG_VERSION")))
-        .build()?)
-}
-
-/// Appends a path segment to a base URL.
-pub(super) fn endpoint(base: &Url, segment: &str) -> Url {
-    let mut url = base.clone();
-    url.set_path(&format!("{}/{segment}", base.path().trim_end_matches('/')));
-    url.set_query(None);
-    url.set_fragment(None);
-    url
-}
-
-/// Formats a URL without its credentials.
-pub(super) fn redacted(url: &Url) -> String {
-    let mut url = url.clone();
-    // Fails only for URLs that cannot have credentials.
-    let _ = url.set_username("").and_then(|()| url.set_password(None));
-    url.to_string().trim_end_matches('/').to_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::build_client;
 
     fn outcome(status: u16, body: &str) -> String {
         let status = StatusCode::from_u16(status).unwrap();
@@ -165,13 +136,5 @@ mod tests {
         let late = Duration::from_secs(5);
         let completed = send_to_unknown_host(Instant::now() - late).await;
         assert!(completed.latency >= late, "{:?}", completed.latency);
-    }
-
-    #[test]
-    fn base_url_keeps_path_redacts_credentials() {
-        let base = Url::parse("http://user:pw@b:1/prefix/?x#y").unwrap();
-        assert_eq!(endpoint(&base, "call-echo").as_str(), "http://user:pw@b:1/prefix/call-echo");
-        assert_eq!(redacted(&endpoint(&base, "call-echo")), "http://b:1/prefix/call-echo");
-        assert_eq!(redacted(&Url::parse("http://b:1").unwrap()), "http://b:1");
     }
 }

@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
-use observability::ErrorKind;
-use reqwest::{Client, StatusCode, Url};
+use reqwest::{Client, Url};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// Timeout of a request to `/faults`.
-const TIMEOUT: Duration = Duration::from_secs(2);
+use crate::fault_switch::set_fault;
 
 /// Period during which service A has one fault, or none if `config` is empty.
 #[derive(Debug, Clone, Copy)]
@@ -18,12 +16,16 @@ pub(super) struct Phase {
     ms: u64,
 }
 
-/// Default cycle. The help of `lab load` describes it.
+/// Default cycle. The help of `lab load` describes it. The faults expire if the load is killed.
 pub(super) const PHASES: &[Phase] = &[
     Phase { name: "healthy", config: "", ms: 45_000 },
-    Phase { name: "delay 1500 ms", config: r#"{"delay_ms":1500}"#, ms: 5_000 },
-    Phase { name: "status 500 at 20 %", config: r#"{"error_rate":0.2,"status":500}"#, ms: 5_000 },
-    Phase { name: "reset", config: r#"{"reset":true}"#, ms: 5_000 },
+    Phase { name: "delay 1500 ms", config: r#"{"delay_ms":1500,"ttl_ms":10000}"#, ms: 5_000 },
+    Phase {
+        name: "status 500 at 20 %",
+        config: r#"{"error_rate":0.2,"status":500,"ttl_ms":10000}"#,
+        ms: 5_000,
+    },
+    Phase { name: "reset", config: r#"{"reset":true,"ttl_ms":10000}"#, ms: 5_000 },
 ];
 
 /// Running fault cycle. Dropping it stops it in the background.
@@ -74,37 +76,21 @@ impl FaultCycle {
         Self { phase, task }
     }
 
-    /// Clears the faults and returns a summary. Takes at most twice [`TIMEOUT`].
+    /// Clears the faults and returns a summary. Takes at most twice [`TIMEOUT`](crate::fault_switch::TIMEOUT).
     pub(super) async fn stop(self) -> String {
         drop(self.phase);
         self.task.await.unwrap_or_else(|error| error.to_string())
     }
 }
 
-/// Sets the faults of service A, or clears them if `config` is empty.
-async fn set_fault(client: &Client, url: &Url, config: &'static str) -> Result<(), String> {
-    let request = match config {
-        "" => client.delete(url.clone()),
-        config => client.put(url.clone()).body(config),
-    };
-    match request.timeout(TIMEOUT).send().await.map(|response| response.status()) {
-        Ok(status) if status.is_success() => Ok(()),
-        Ok(StatusCode::NOT_FOUND) => {
-            Err("A responded with 404: is FAULTS_ENABLED=true, and is this its admin address?"
-                .into())
-        }
-        Ok(status) => Err(format!("A responded with {status}")),
-        Err(error) => Err(format!("no response from A: {}", ErrorKind::from_reqwest(&error))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::client::build_client;
     use super::*;
+    use crate::fault_switch::TIMEOUT;
+    use crate::http::build_client;
     use axum::Router;
     use axum::extract::State;
-    use axum::http::Method;
+    use axum::http::{Method, StatusCode};
     use axum::routing::any;
     use tokio::sync::mpsc;
 

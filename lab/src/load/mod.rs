@@ -10,11 +10,13 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval_at};
 
 use args::Args;
-use client::{build_client, endpoint, redacted, send};
+use client::send;
 use faults::{FaultCycle, PHASES};
 use pacer::start_pacer;
 use report::{format_progress, format_rate, print_line, write_report};
 use stats::Stats;
+
+use crate::http::{build_client, endpoint, redacted};
 
 mod args;
 mod client;

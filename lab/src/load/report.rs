@@ -8,8 +8,9 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use super::args::Args;
-use super::client::{Outcome, endpoint, redacted};
+use super::client::Outcome;
 use super::stats::Stats;
+use crate::http::{endpoint, redacted};
 
 /// Writes a line to stderr.
 pub(super) fn print_line(text: impl Display) {

@@ -57,12 +57,29 @@ fn banner_curl_command_works() {
     let lab = lab_on_free_ports().start();
     let (address, target) = curl_url(&lab);
     assert_eq!(address, service_in_banner(&lab, "B").0);
+    let lines = lab.stdout();
+    let banner = lines.split(|line| line.starts_with("  Two services")).next_back().unwrap();
+    for line in banner.iter().take_while(|line| !line.contains("ends it all")) {
+        assert!(line.chars().count() <= 80, "{line}");
+    }
     let response = testkit::http::get(address, &target);
     assert_eq!(response.text(), r#"{"service_a":{"echo":"hello"},"service_b":"ok"}"#);
     assert_eq!(&wait_for_forwarded_line(&lab, "B", response.trace_id())["endpoint"], "/call-echo");
     assert_eq!(&wait_for_forwarded_line(&lab, "A", response.trace_id())["endpoint"], "/echo");
     // The lab enables faults.
     assert_eq!(testkit::http::get(service_in_banner(&lab, "A").0, "/faults").status, 200);
+}
+
+#[test]
+fn ipv6_addresses_work() {
+    if TcpListener::bind("[::1]:0").is_err() {
+        return println!("skipped: this machine has no IPv6");
+    }
+    let lab = lab_on_free_ports().envs(ADDRESSES.map(|(_, variable, _)| (variable, "[::1]:0")));
+    let lab = lab.start();
+    let (address, target) = curl_url(&lab);
+    let response = testkit::http::get(address, &target);
+    assert_eq!(response.text(), r#"{"service_a":{"echo":"hello"},"service_b":"ok"}"#);
 }
 
 /// SIGTERM and SIGINT stop service B, then service A, and leave no process behind.
@@ -86,6 +103,9 @@ fn signal_stops_services_in_order() {
                 |line: &String| line.starts_with(label) && line.contains("msg=\"stopped\"");
             exit.stdout.iter().position(matches).unwrap()
         };
+        let signal = if terminate { "SIGTERM" } else { "SIGINT" };
+        let status = format!("* {signal}, stopping B, then A; a second signal ends it at once");
+        assert!(exit.stdout.contains(&status), "{:#?}", exit.stdout);
         assert!(stopped("B ") < stopped("A "), "{:#?}", exit.stdout);
     }
 }
@@ -127,12 +147,12 @@ fn configured_endpoint_receives_spans() {
     assert_eq!(spans[2].service(), "service-a");
 }
 
-/// The error contains the address, and the services that have started are stopped.
+/// The error contains the address, its flag and the process that listens there, and the services that have started are stopped.
 #[test]
 fn port_in_use_stops_everything() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let used_address = listener.local_addr().unwrap().to_string();
-    for (_, variable, _) in ADDRESSES {
+    for (flag, variable, _) in ADDRESSES {
         let a = ReservedPort::bind().release();
         let mut lab = lab_on_free_ports();
         if variable != "SERVICE_A_ADDR" {
@@ -140,7 +160,12 @@ fn port_in_use_stops_everything() {
         }
         let exit = lab.env(variable, &used_address).run_to_exit();
         assert_eq!(exit.code, Some(1), "{variable}: {exit:?}");
-        assert!(exit.stderr.join("\n").contains(&used_address), "{variable}: {exit:?}");
+        let error = exit.stderr.join("\n");
+        assert!(error.contains(&used_address) && error.contains(flag), "{variable}: {error}");
+        if cfg!(target_os = "linux") {
+            let pid = format!(", pid {}, listens there", std::process::id());
+            assert!(error.contains(&pid), "{error}");
+        }
         wait_until_refused(a);
     }
 }

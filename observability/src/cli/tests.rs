@@ -102,6 +102,28 @@ fn flags_are_parsed() {
     assert_eq!(parse_args(["--help"], &[]).unwrap_err().exit_code(), 0);
 }
 
+/// `requires` and `conflicts_with` apply between arguments that are each parsed by themselves.
+#[test]
+fn related_arguments_are_parsed() {
+    #[derive(Debug, clap::Parser)]
+    struct Related {
+        #[arg(long, requires = "password")]
+        user: Option<u32>,
+        #[arg(long, conflicts_with = "anonymous")]
+        password: Option<u32>,
+        #[arg(long)]
+        anonymous: bool,
+    }
+    let parse = |args: &[&str]| {
+        super::parse::<Related>(std::iter::once(&"t").chain(args).map(OsString::from))
+    };
+    let Related { user, password, anonymous } = parse(&["--user=1", "--password=2"]).unwrap();
+    assert_eq!((user, password, anonymous), (Some(1), Some(2), false));
+    for args in [&["--user=1"][..], &["--password=2", "--anonymous"]] {
+        assert!(matches!(parse(args), Err(Error::Usage(_))), "{args:?}");
+    }
+}
+
 #[test]
 fn flag_overrides_env() {
     let args = parse_args(["--speed=7"], &[("SPEED", "fast"), ("DRAIN_DELAY_MS", "5")]).unwrap();
