@@ -7,9 +7,9 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get};
+use axum::routing::{any, get, post};
 use bytes::Bytes;
 use futures_util::stream;
 use http::StatusCode;
@@ -20,6 +20,7 @@ use serde_json::ser::{PrettyFormatter, Serializer};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
+use crate::ingest::{decode_json, export};
 use crate::json::{ApiError, Envelope, QueryError, TracesJson};
 use crate::query_params::{QueryParams, parse_trace_id};
 use crate::search;
@@ -27,6 +28,7 @@ use crate::span::kind_name;
 use crate::store::Store;
 
 pub(crate) fn router(store: Arc<Store>) -> Router {
+    let body_limit = DefaultBodyLimit::max(store.limits().max_request_bytes);
     Router::new()
         .route("/api/services", get(services))
         .route("/api/services/{service}/operations", get(operation_names))
@@ -35,7 +37,7 @@ pub(crate) fn router(store: Arc<Store>) -> Router {
         .route("/api/traces/{id}", get(get_trace))
         .route("/api/dependencies", get(dependencies))
         .route("/api/archive/{id}", any(|| not_implemented("archive storage")))
-        .route("/api/transform", any(|| not_implemented("transforming OTLP files")))
+        .route("/api/transform", post(transform).layer(body_limit))
         .route("/api/metrics/{query}", any(|| not_implemented("metrics storage")))
         .route("/api/quality-metrics", any(|| not_implemented("quality metrics")))
         .route("/analytics/{*path}", any(|| not_implemented("deep dependencies")))
@@ -112,6 +114,18 @@ async fn get_trace(
     let Path(id) = id.map_err(QueryError::bad_request)?;
     let trace = store.trace(parse_trace_id(&id)?).ok_or_else(|| not_found(TRACE_NOT_FOUND))?;
     Ok(stream_json(params, move |_| Envelope::new(TracesJson(vec![trace]))))
+}
+
+/// Converts an OTLP file, which the UI uploads, without storing it.
+async fn transform(
+    State(store): State<Arc<Store>>,
+    Query(params): Query<QueryParams>,
+    body: Bytes,
+) -> QueryResult {
+    let converted = Store::new(store.limits().clone());
+    let result = decode_json(&body).and_then(|request| export(&converted, request));
+    result.map_err(|status| QueryError::bad_request(status.message()))?;
+    Ok(stream_json(params, move |_| Envelope::new(TracesJson(converted.traces(|_| true)))))
 }
 
 async fn dependencies(
