@@ -33,10 +33,12 @@
 //! | crate root | configuration, listeners, start and stop |
 //! | `api`, `ui`, `metrics`, `ingest` | the services behind the listeners |
 //! | `host_check` | protection against DNS rebinding |
+//! | `monitor` | metrics of the Monitor page |
 //! | `query_params` | parameters of the query API |
 //! | `search`, `json` | queries over all traces; traces in Jaeger's JSON |
 //! | `tags`, `trace_tree` | tags of a span; references without cycles |
 //! | `store` | the bounded store of traces |
+//! | `red` | rate, errors and durations of the spans |
 //! | `span` | spans as the store keeps them |
 //! | `ids` | trace and span ids |
 
@@ -48,7 +50,9 @@ mod ids;
 mod ingest;
 mod json;
 mod metrics;
+mod monitor;
 mod query_params;
+mod red;
 mod search;
 mod span;
 mod store;

@@ -40,7 +40,7 @@ impl TraceQuery {
     }
 
     fn matches_record(&self, span: &SpanRecord) -> bool {
-        span.source.service == self.service
+        *span.source.service == *self.service
             && self.operation.as_deref().is_none_or(|operation| *span.name == *operation)
             && (self.start_ns..=self.end_ns).contains(&span.start_ns)
             && self.min_duration_ns.is_none_or(|min| span.duration_ns() >= min)
@@ -128,14 +128,14 @@ fn status_name(status: StatusCode) -> &'static str {
 
 /// Returns the operations of a service, sorted by name and kind.
 pub(crate) fn operations(store: &Store, service: &str) -> BTreeSet<(Arc<str>, SpanKind)> {
-    let is_of_service = |span: &&SpanRecord| span.source.service == service;
+    let is_of_service = |span: &&SpanRecord| *span.source.service == *service;
     let traces = store.traces(|trace| trace.spans.iter().any(|span| is_of_service(&span)));
     let spans = traces.iter().flat_map(|trace| &trace.spans).filter(is_of_service);
     spans.map(|span| (Arc::clone(&span.name), span.kind)).collect()
 }
 
 /// Number of calls by calling and called service.
-pub(crate) type Dependencies = BTreeMap<(String, String), u64>;
+pub(crate) type Dependencies = BTreeMap<(Arc<str>, Arc<str>), u64>;
 
 /// Counts the spans whose parent belongs to another service, in all traces that started between
 /// two times in nanoseconds since the Unix epoch.
@@ -149,7 +149,7 @@ pub(crate) fn dependencies(store: &Store, (from_ns, to_ns): (u64, u64)) -> Depen
             if let Some(&parent) = services.get(&span.parent)
                 && parent != child
             {
-                *calls.entry((parent.clone(), child.clone())).or_default() += 1;
+                *calls.entry((Arc::clone(parent), Arc::clone(child))).or_default() += 1;
             }
         }
     }

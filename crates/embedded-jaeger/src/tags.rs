@@ -144,7 +144,7 @@ pub(crate) fn process_tags(resource: Resource) -> Vec<Tag> {
 /// Returns the tags of a process to which a search may refer.
 pub(crate) fn searchable_process_tags(source: &SpanSource) -> Vec<Tag> {
     let mut tags = process_tags(source.decode_resource());
-    tags.push(Tag::new("service.name", source.service.clone()));
+    tags.push(Tag::new("service.name", source.service.to_string()));
     tags
 }
 

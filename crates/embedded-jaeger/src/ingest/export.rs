@@ -124,12 +124,12 @@ fn decode(
 ) -> Result<(), DecodeError> {
     for resource_spans in request.resource_spans {
         let ResourceSpans { resource, scope_spans } = ResourceSpans::decode(resource_spans)?;
-        let service = service_name(&Resource::decode(resource.clone())?);
+        let service = Arc::from(service_name(&Resource::decode(resource.clone())?));
         for scope_spans in scope_spans {
             let ScopeSpans { scope, spans } = ScopeSpans::decode(scope_spans)?;
             InstrumentationScope::decode(scope.clone())?;
             let source = Arc::new(SpanSource {
-                service: service.clone(),
+                service: Arc::clone(&service),
                 resource: Box::from(&*resource),
                 scope: Box::from(&*scope),
             });
