@@ -4,29 +4,32 @@
 use std::io::{self, BufWriter, Write};
 use std::sync::Arc;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get};
+use axum::routing::{any, get, post};
+use axum::{Json, Router};
 use bytes::Bytes;
 use futures_util::stream;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use serde::Serialize;
-use serde_json::json;
 use serde_json::ser::{PrettyFormatter, Serializer};
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
+use crate::ingest::{decode_json, export};
 use crate::json::{ApiError, Envelope, QueryError, TracesJson};
+use crate::monitor;
 use crate::query_params::{QueryParams, parse_trace_id};
 use crate::search;
 use crate::span::kind_name;
 use crate::store::Store;
 
 pub(crate) fn router(store: Arc<Store>) -> Router {
+    let body_limit = DefaultBodyLimit::max(store.limits().max_request_bytes);
     Router::new()
         .route("/api/services", get(services))
         .route("/api/services/{service}/operations", get(operation_names))
@@ -35,8 +38,8 @@ pub(crate) fn router(store: Arc<Store>) -> Router {
         .route("/api/traces/{id}", get(get_trace))
         .route("/api/dependencies", get(dependencies))
         .route("/api/archive/{id}", any(|| not_implemented("archive storage")))
-        .route("/api/transform", any(|| not_implemented("transforming OTLP files")))
-        .route("/api/metrics/{query}", any(|| not_implemented("metrics storage")))
+        .route("/api/transform", post(transform).layer(body_limit))
+        .route("/api/metrics/{metric}", get(metrics))
         .route("/api/quality-metrics", any(|| not_implemented("quality metrics")))
         .route("/analytics/{*path}", any(|| not_implemented("deep dependencies")))
         .route("/api/{*path}", any(|| async { not_found("no such path in the query API") }))
@@ -114,6 +117,27 @@ async fn get_trace(
     Ok(stream_json(params, move |_| Envelope::new(TracesJson(vec![trace]))))
 }
 
+async fn metrics(
+    State(store): State<Arc<Store>>,
+    metric: PathParam,
+    Query(params): Query<QueryParams>,
+) -> Result<Json<Value>, QueryError> {
+    let Path(metric) = metric.map_err(QueryError::bad_request)?;
+    monitor::respond(&store, &metric, &params)
+}
+
+/// Converts an OTLP file, which the UI uploads, without storing it.
+async fn transform(
+    State(store): State<Arc<Store>>,
+    Query(params): Query<QueryParams>,
+    body: Bytes,
+) -> QueryResult {
+    let converted = Store::new(store.limits().clone());
+    let result = decode_json(&body).and_then(|request| export(&converted, request));
+    result.map_err(|status| QueryError::bad_request(status.message()))?;
+    Ok(stream_json(params, move |_| Envelope::new(TracesJson(converted.traces(|_| true)))))
+}
+
 async fn dependencies(
     State(store): State<Arc<Store>>,
     Query(params): Query<QueryParams>,
@@ -123,8 +147,8 @@ async fn dependencies(
         let service = params.first("service");
         let calls: Vec<_> = search::dependencies(&store, window)
             .iter()
-            .filter(|((parent, child), _)| service.is_none_or(|name| name == parent || name == child))
-            .map(|((parent, child), count)| json!({ "parent": parent, "child": child, "callCount": count }))
+            .filter(|((parent, child), _)| service.is_none_or(|name| *name == **parent || *name == **child))
+            .map(|((parent, child), count)| json!({ "parent": **parent, "child": **child, "callCount": count }))
             .collect();
         Envelope::new(calls)
     }))

@@ -188,23 +188,26 @@ impl SpansJson<'_> {
         warnings: &mut Vec<String>,
     ) -> Vec<ReferenceJson> {
         let mut references = Vec::new();
-        let mut push = |ref_type, trace_id, span_id| {
-            references.push(ReferenceJson { ref_type, trace_id, span_id });
-        };
         let parent = node.span.parent;
         match &node.parent_warning {
             Some(warning) => warnings.push(warning.clone()),
             None if parent == SpanId::ZERO => {}
-            None => push("CHILD_OF", self.trace, parent),
+            None => references.push(ReferenceJson::new("CHILD_OF", self.trace, parent)),
         }
         for link in links {
             match TraceId::from_otlp(&link.trace_id).zip(SpanId::from_otlp(&link.span_id)) {
                 None => warnings.push("a link without valid ids is left out".to_owned()),
-                Some((_, span_id)) if !self.tree.allows_link(node, span_id) => {
+                // The UI builds the tree from the span id of the first reference, whatever its trace.
+                Some((trace_id, span_id))
+                    if (trace_id == self.trace || references.is_empty())
+                        && !self.tree.allows_link(node, span_id) =>
+                {
                     warnings
                         .push(format!("the link to {span_id}, a span further down, is left out"));
                 }
-                Some((trace_id, span_id)) => push("FOLLOWS_FROM", trace_id, span_id),
+                Some((trace_id, span_id)) => {
+                    references.push(ReferenceJson::new("FOLLOWS_FROM", trace_id, span_id));
+                }
             }
         }
         references
@@ -238,6 +241,12 @@ struct ReferenceJson {
     trace_id: TraceId,
     #[serde(rename = "spanID")]
     span_id: SpanId,
+}
+
+impl ReferenceJson {
+    fn new(ref_type: &'static str, trace_id: TraceId, span_id: SpanId) -> Self {
+        Self { ref_type, trace_id, span_id }
+    }
 }
 
 #[derive(Serialize)]

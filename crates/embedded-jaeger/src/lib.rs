@@ -2,13 +2,14 @@
 //!
 //! It shows the traces of services on the same machine and needs nothing but Rust. Traces are kept
 //! in memory within [`Limits`], and the oldest are evicted first. There is no persistence and no
-//! authentication, so the default addresses are loopback addresses. In production, services
+//! authentication, so the default addresses are loopback addresses. There, a request with another host than
+//! a loopback address or `localhost` gets 403, which protects from DNS rebinding. In production, services
 //! export the same OTLP to a real backend.
 //!
 //! | listener | default | serves |
 //! |---|---|---|
 //! | OTLP/gRPC | 127.0.0.1:4317 | `TraceService/Export`, plain or gzip |
-//! | OTLP/HTTP | 127.0.0.1:4318 | `POST /v1/traces`, protobuf, plain or gzip |
+//! | OTLP/HTTP | 127.0.0.1:4318 | `POST /v1/traces`, protobuf or JSON, plain or gzip |
 //! | UI | 127.0.0.1:16686 | `/`, `/api/…` in Jaeger's format, `/metrics`, `/licenses` |
 //!
 //! ```
@@ -31,21 +32,27 @@
 //! |---|---|
 //! | crate root | configuration, listeners, start and stop |
 //! | `api`, `ui`, `metrics`, `ingest` | the services behind the listeners |
+//! | `host_check` | protection against DNS rebinding |
+//! | `monitor` | metrics of the Monitor page |
 //! | `query_params` | parameters of the query API |
 //! | `search`, `json` | queries over all traces; traces in Jaeger's JSON |
 //! | `tags`, `trace_tree` | tags of a span; references without cycles |
 //! | `store` | the bounded store of traces |
+//! | `red` | rate, errors and durations of the spans |
 //! | `span` | spans as the store keeps them |
 //! | `ids` | trace and span ids |
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod api;
+mod host_check;
 mod ids;
 mod ingest;
 mod json;
 mod metrics;
+mod monitor;
 mod query_params;
+mod red;
 mod search;
 mod span;
 mod store;
@@ -59,6 +66,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::middleware::from_fn;
 use axum::routing::get;
 use axum::serve::ListenerExt as _;
 use tokio::net::TcpListener;
@@ -66,6 +74,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use host_check::require_loopback_host;
 use store::Store;
 
 pub use store::{Limits, Stats};
@@ -202,8 +211,10 @@ async fn bind(
     Ok((socket, addr))
 }
 
-/// Serves until the sender of `shutdown` is dropped.
+/// Serves until the sender of `shutdown` is dropped. A listener on a loopback address serves only its names.
 async fn serve(socket: TcpListener, router: Router, mut shutdown: watch::Receiver<()>) {
+    let is_loopback = socket.local_addr().is_ok_and(|address| address.ip().is_loopback());
+    let router = if is_loopback { router.layer(from_fn(require_loopback_host)) } else { router };
     let socket = socket.tap_io(|connection| {
         // Nagle's algorithm would delay a small response until the client acknowledges the last one.
         let _ = connection.set_nodelay(true);

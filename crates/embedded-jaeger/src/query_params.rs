@@ -45,7 +45,7 @@ impl QueryParams {
         service.ok_or_else(|| QueryError::bad_request("parameter 'service' is required"))
     }
 
-    fn parse<T, E: Display>(
+    pub(crate) fn parse<T, E: Display>(
         &self,
         name: &str,
         parse: impl Fn(&str) -> Result<T, E>,

@@ -2,12 +2,14 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::mem::take;
 use std::sync::Arc;
 
 use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 
-use crate::span::{SpanRecord, SpanSource};
+use crate::span::{SpanRecord, SpanSource, kind_name};
 use crate::store::{Store, Trace};
 use crate::tags::{self, Tag};
 
@@ -38,7 +40,7 @@ impl TraceQuery {
     }
 
     fn matches_record(&self, span: &SpanRecord) -> bool {
-        span.source.service == self.service
+        *span.source.service == *self.service
             && self.operation.as_deref().is_none_or(|operation| *span.name == *operation)
             && (self.start_ns..=self.end_ns).contains(&span.start_ns)
             && self.min_duration_ns.is_none_or(|min| span.duration_ns() >= min)
@@ -55,29 +57,85 @@ impl TraceQuery {
             || records.any(|record| {
                 let (process_tags, scope) =
                     sources.entry(&record.source).or_insert_with_key(|source| {
-                        (tags::process_tags(source.decode_resource()), source.decode_scope())
+                        (tags::searchable_process_tags(source), source.decode_scope())
                     });
-                let mut span = record.decode_remaining_fields();
-                let events = std::mem::take(&mut span.events);
-                let mut tags = tags::span_tags(record, span, scope);
-                tags.extend(events.into_iter().flat_map(tags::event_fields));
-                self.tags.iter().all(|(key, value)| {
-                    tags.iter().chain(&*process_tags).any(|tag| tag.matches(key, value))
-                })
+                let span = SearchedSpan::new(record, scope, process_tags);
+                self.tags.iter().all(|(key, value)| span.matches(key, value))
             })
+    }
+}
+
+/// Span with everything to which a condition on a tag may refer.
+struct SearchedSpan<'a> {
+    status: StatusCode,
+    kind: SpanKind,
+    scope: &'a InstrumentationScope,
+    process_tags: &'a [Tag],
+    /// Tags of the span, its events and its links.
+    tags: Vec<Tag>,
+}
+
+impl<'a> SearchedSpan<'a> {
+    fn new(record: &SpanRecord, scope: &'a InstrumentationScope, process_tags: &'a [Tag]) -> Self {
+        let mut span = record.decode_remaining_fields();
+        let status = span.status.clone().unwrap_or_default().code();
+        let status = if record.failed { StatusCode::Error } else { status };
+        let (events, links) = (take(&mut span.events), take(&mut span.links));
+        let mut tags = tags::span_tags(record, span, scope);
+        tags.extend(events.into_iter().flat_map(tags::event_fields));
+        tags.extend(links.into_iter().flat_map(|link| link.attributes).map(Tag::from_attribute));
+        Self { status, kind: record.kind, scope, process_tags, tags }
+    }
+
+    /// Evaluates a condition as Jaeger does. Some keys are names of fields.
+    fn matches(&self, key: &str, value: &str) -> bool {
+        let has = |tags: &[Tag], key: &str| tags.iter().any(|tag| tag.matches(key, value));
+        match key {
+            // A span without status is neither.
+            "error" => match parse_bool(value) {
+                Some(true) => self.status == StatusCode::Error,
+                Some(false) => self.status == StatusCode::Ok,
+                None => false,
+            },
+            "span.status" => status_name(self.status).eq_ignore_ascii_case(value),
+            "span.kind" => kind_name(self.kind).eq_ignore_ascii_case(value),
+            "scope.name" => self.scope.name == value,
+            "scope.version" => self.scope.version == value,
+            _ => match key.strip_prefix("resource.") {
+                Some(key) => has(self.process_tags, key),
+                None => has(&self.tags, key) || has(self.process_tags, key),
+            },
+        }
+    }
+}
+
+/// Parses a truth value as Go does.
+fn parse_bool(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
+fn status_name(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::Unset => "unset",
+        StatusCode::Ok => "ok",
+        StatusCode::Error => "error",
     }
 }
 
 /// Returns the operations of a service, sorted by name and kind.
 pub(crate) fn operations(store: &Store, service: &str) -> BTreeSet<(Arc<str>, SpanKind)> {
-    let is_of_service = |span: &&SpanRecord| span.source.service == service;
+    let is_of_service = |span: &&SpanRecord| *span.source.service == *service;
     let traces = store.traces(|trace| trace.spans.iter().any(|span| is_of_service(&span)));
     let spans = traces.iter().flat_map(|trace| &trace.spans).filter(is_of_service);
     spans.map(|span| (Arc::clone(&span.name), span.kind)).collect()
 }
 
 /// Number of calls by calling and called service.
-pub(crate) type Dependencies = BTreeMap<(String, String), u64>;
+pub(crate) type Dependencies = BTreeMap<(Arc<str>, Arc<str>), u64>;
 
 /// Counts the spans whose parent belongs to another service, in all traces that started between
 /// two times in nanoseconds since the Unix epoch.
@@ -91,7 +149,7 @@ pub(crate) fn dependencies(store: &Store, (from_ns, to_ns): (u64, u64)) -> Depen
             if let Some(&parent) = services.get(&span.parent)
                 && parent != child
             {
-                *calls.entry((parent.clone(), child.clone())).or_default() += 1;
+                *calls.entry((Arc::clone(parent), Arc::clone(child))).or_default() += 1;
             }
         }
     }

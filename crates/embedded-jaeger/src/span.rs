@@ -14,7 +14,7 @@ use crate::ids::SpanId;
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(crate) struct SpanSource {
     /// The resource attribute `service.name`, or Jaeger's placeholder for it.
-    pub(crate) service: String,
+    pub(crate) service: Arc<str>,
     /// A protobuf `Resource`.
     pub(crate) resource: Box<[u8]>,
     /// A protobuf `InstrumentationScope`.

@@ -6,10 +6,12 @@ use std::fmt;
 use std::hash::Hash;
 use std::mem::size_of;
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use parking_lot::Mutex;
 
 use crate::ids::TraceId;
+use crate::red::RedMetrics;
 use crate::span::{SpanRecord, SpanSource};
 
 /// Limits of the store. Over them, it evicts the oldest traces or rejects the span or request.
@@ -141,6 +143,7 @@ struct Inner {
     names: HashMap<Arc<str>, usize>,
     sources: HashMap<Arc<SpanSource>, usize>,
     stats: Stats,
+    red: RedMetrics,
 }
 
 impl Store {
@@ -159,9 +162,11 @@ impl Store {
 
     /// Adds spans. Returns the number of spans that were rejected because their trace is full.
     pub(crate) fn add(&self, spans: Vec<(TraceId, SpanRecord)>) -> u64 {
+        let now_ms = UNIX_EPOCH.elapsed().unwrap_or_default().as_millis() as u64;
         let mut inner = self.inner.lock();
         let before = inner.stats.rejected_trace_full;
         for (id, record) in spans {
+            inner.red.add(&record, now_ms);
             inner.add(id, record, &self.limits);
             inner.evict(&self.limits);
         }
@@ -171,6 +176,11 @@ impl Store {
     /// Updates the counters.
     pub(crate) fn update_stats(&self, update: impl FnOnce(&mut Stats)) {
         update(&mut self.inner.lock().stats);
+    }
+
+    /// Calls `read` with the metrics of the spans. The store is locked meanwhile.
+    pub(crate) fn red<T>(&self, read: impl FnOnce(&RedMetrics) -> T) -> T {
+        read(&self.inner.lock().red)
     }
 
     pub(crate) fn trace(&self, id: TraceId) -> Option<Arc<Trace>> {
@@ -187,9 +197,9 @@ impl Store {
     /// Returns the sorted names of all services that have a span in the store.
     pub(crate) fn services(&self) -> Vec<String> {
         let inner = self.inner.lock();
-        let services: BTreeSet<&String> =
+        let services: BTreeSet<&Arc<str>> =
             inner.sources.keys().map(|source| &source.service).collect();
-        services.into_iter().cloned().collect()
+        services.into_iter().map(ToString::to_string).collect()
     }
 }
 

@@ -11,7 +11,7 @@ use opentelemetry_proto::tonic::trace::v1::{Span, span::Event, status::StatusCod
 use serde::Serialize;
 use serde_json::Value as Json;
 
-use crate::span::{SpanRecord, kind_name};
+use crate::span::{SpanRecord, SpanSource, kind_name};
 
 /// A key and a typed value in the format of Jaeger's query API.
 #[derive(Clone, Debug, Serialize)]
@@ -26,11 +26,11 @@ pub(crate) struct Tag {
 const SAFE_INTEGERS: std::ops::RangeInclusive<i64> = -(1 << 53) + 1..=(1 << 53) - 1;
 
 impl Tag {
-    fn text(key: &str, value: String) -> Self {
+    fn new(key: &str, value: String) -> Self {
         Self { key: key.to_owned(), kind: "string", value: value.into() }
     }
 
-    fn from_attribute(attribute: KeyValue) -> Self {
+    pub(crate) fn from_attribute(attribute: KeyValue) -> Self {
         let (kind, value) = match attribute.value.and_then(|value| value.value) {
             Some(Value::StringValue(text)) => ("string", text.into()),
             Some(Value::BoolValue(flag)) => ("bool", flag.into()),
@@ -52,16 +52,28 @@ impl Tag {
 
     /// Returns `true` if the tag has this key, and this value when it is written as text.
     pub(crate) fn matches(&self, key: &str, value: &str) -> bool {
-        let text = || match &self.value {
+        self.key == key && self.text() == value
+    }
+
+    /// Returns the value as text, as the UI shows it.
+    pub(crate) fn text(&self) -> String {
+        match &self.value {
             Json::String(text) => text.clone(),
-            // serde_json writes 1.0 and the UI shows 1.
             Json::Number(number) if number.is_f64() => {
-                number.as_f64().unwrap_or_default().to_string()
+                float_text(number.as_f64().unwrap_or_default())
             }
             other => other.to_string(),
-        };
-        self.key == key && text() == value
+        }
     }
+}
+
+/// Returns a number as the UI shows it: 1, 0.25, 1e-7 or 1e+21.
+fn float_text(number: f64) -> String {
+    if number == 0.0 || (1e-6..1e21).contains(&number.abs()) {
+        return number.to_string();
+    }
+    let text = format!("{number:e}");
+    if text.contains("e-") { text } else { text.replace('e', "e+") }
 }
 
 /// Converts a nested value. The recursion is bounded because prost limits the depth of messages.
@@ -103,7 +115,7 @@ pub(crate) fn span_tags(record: &SpanRecord, span: Span, scope: &Instrumentation
         ("otel.status_description", status.message),
     ] {
         if !value.is_empty() {
-            tags.push(Tag::text(key, value));
+            tags.push(Tag::new(key, value));
         }
     }
     if record.failed {
@@ -118,7 +130,7 @@ pub(crate) fn span_tags(record: &SpanRecord, span: Span, scope: &Instrumentation
 
 /// Returns the fields of an event's log: its name as `event`, then its attributes.
 pub(crate) fn event_fields(event: Event) -> Vec<Tag> {
-    let name = (!event.name.is_empty()).then(|| Tag::text("event", event.name));
+    let name = (!event.name.is_empty()).then(|| Tag::new("event", event.name));
     name.into_iter().chain(event.attributes.into_iter().map(Tag::from_attribute)).collect()
 }
 
@@ -127,6 +139,13 @@ pub(crate) fn process_tags(resource: Resource) -> Vec<Tag> {
     let others =
         resource.attributes.into_iter().filter(|attribute| attribute.key != "service.name");
     others.map(Tag::from_attribute).collect()
+}
+
+/// Returns the tags of a process to which a search may refer.
+pub(crate) fn searchable_process_tags(source: &SpanSource) -> Vec<Tag> {
+    let mut tags = process_tags(source.decode_resource());
+    tags.push(Tag::new("service.name", source.service.to_string()));
+    tags
 }
 
 #[cfg(test)]
@@ -138,6 +157,21 @@ mod tests {
     fn attribute(key: &str, value: Option<Value>) -> KeyValue {
         let value = Some(AnyValue { value });
         KeyValue { key: key.to_owned(), value, ..KeyValue::default() }
+    }
+
+    #[test]
+    fn floats_are_written_like_ui() {
+        for (number, text) in [
+            (0.0, "0"),
+            (1.0, "1"),
+            (-0.25, "-0.25"),
+            (1e20, "100000000000000000000"),
+            (1.5e21, "1.5e+21"),
+            (0.000_001, "0.000001"),
+            (-1e-7, "-1e-7"),
+        ] {
+            assert_eq!(float_text(number), text);
+        }
     }
 
     #[test]

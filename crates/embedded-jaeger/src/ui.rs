@@ -103,14 +103,7 @@ fn placeholders() -> [(&'static str, String); 2] {
     let version = concat!("embedded-jaeger ", env!("CARGO_PKG_VERSION"));
     let config = json!({
         "archiveEnabled": false,
-        // The page remains reachable by its address.
-        "monitor": {
-            "menuEnabled": false,
-            "emptyState": {
-                "mainTitle": "No metrics here",
-                "description": "This Jaeger keeps traces alone. Each service serves its metrics at /metrics.",
-            },
-        },
+        "monitor": { "menuEnabled": true },
         "menu": [{
             "label": "About",
             "items": [

@@ -3,13 +3,14 @@
 //! Spans are decoded one at a time. If a request was decoded as a whole, empty messages would take more
 //! than a hundred times their encoded size.
 
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use opentelemetry_proto::tonic::collector::trace::v1::{
-    ExportTracePartialSuccess, ExportTraceServiceResponse,
+    ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
-use opentelemetry_proto::tonic::common::v1::{InstrumentationScope, any_value::Value};
+use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::{Span, status::StatusCode};
 use prost::{DecodeError, Message};
@@ -18,16 +19,27 @@ use tonic::Status;
 use crate::ids::{SpanId, TraceId};
 use crate::span::{SpanRecord, SpanSource};
 use crate::store::{Limits, Store};
+use crate::tags::Tag;
 
 // Jaeger's placeholders for absent and empty names.
 const MISSING_SERVICE: &str = "missing-service-name";
 const EMPTY_SERVICE: &str = "empty-service-name";
 const EMPTY_SPAN_NAME: &str = "empty-span-name";
 
+/// Decodes a request in the JSON encoding of OTLP.
+///
+/// # Errors
+/// The body is not such a request.
+pub(crate) fn decode_json(body: &[u8]) -> Result<ExportRequest, Status> {
+    let request: ExportTraceServiceRequest =
+        serde_json::from_slice(body).map_err(invalid_request)?;
+    ExportRequest::decode(request.encode_to_vec().as_slice()).map_err(invalid_request)
+}
+
 /// An `ExportTraceServiceRequest` whose messages are still encoded. Bytes and messages have the same
 /// wire type.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct ExportRequest {
+pub(crate) struct ExportRequest {
     #[prost(bytes = "bytes", repeated, tag = "1")]
     resource_spans: Vec<Bytes>,
 }
@@ -52,7 +64,7 @@ struct ScopeSpans {
 ///
 /// # Errors
 /// An invalid request is rejected as a whole.
-pub(super) fn export(
+pub(crate) fn export(
     store: &Store,
     request: ExportRequest,
 ) -> Result<ExportTraceServiceResponse, Status> {
@@ -68,7 +80,7 @@ pub(super) fn export(
     Ok(ExportTraceServiceResponse { partial_success: rejected.partial_success(limits) })
 }
 
-pub(super) fn invalid_request(error: DecodeError) -> Status {
+pub(super) fn invalid_request(error: impl fmt::Display) -> Status {
     Status::invalid_argument(format!("invalid ExportTraceServiceRequest: {error}"))
 }
 
@@ -112,12 +124,12 @@ fn decode(
 ) -> Result<(), DecodeError> {
     for resource_spans in request.resource_spans {
         let ResourceSpans { resource, scope_spans } = ResourceSpans::decode(resource_spans)?;
-        let service = service_name(&Resource::decode(resource.clone())?);
+        let service = Arc::from(service_name(&Resource::decode(resource.clone())?));
         for scope_spans in scope_spans {
             let ScopeSpans { scope, spans } = ScopeSpans::decode(scope_spans)?;
             InstrumentationScope::decode(scope.clone())?;
             let source = Arc::new(SpanSource {
-                service: service.clone(),
+                service: Arc::clone(&service),
                 resource: Box::from(&*resource),
                 scope: Box::from(&*scope),
             });
@@ -137,11 +149,9 @@ fn decode(
 
 fn service_name(resource: &Resource) -> String {
     let attribute = resource.attributes.iter().find(|attribute| attribute.key == "service.name");
-    match attribute.and_then(|attribute| attribute.value.as_ref()?.value.as_ref()) {
-        Some(Value::StringValue(name)) if !name.is_empty() => name.clone(),
-        Some(_) => EMPTY_SERVICE.to_owned(),
-        None => MISSING_SERVICE.to_owned(),
-    }
+    let Some(attribute) = attribute else { return MISSING_SERVICE.to_owned() };
+    let name = Tag::from_attribute(attribute.clone()).text();
+    if name.is_empty() { EMPTY_SERVICE.to_owned() } else { name }
 }
 
 /// Returns the span as the store keeps it with its trace id, or `None` if an id is invalid.
@@ -177,8 +187,9 @@ fn span_record(mut span: Span, source: &Arc<SpanSource>) -> Option<(TraceId, Spa
 
 #[cfg(test)]
 mod tests {
-    use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
-    use opentelemetry_proto::tonic::common::v1::{AnyValue, ArrayValue, KeyValue};
+    use opentelemetry_proto::tonic::common::v1::{
+        AnyValue, ArrayValue, KeyValue, any_value::Value,
+    };
     use opentelemetry_proto::tonic::trace::v1::span::{Event, Link, SpanKind};
     use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Status as SpanStatus};
 

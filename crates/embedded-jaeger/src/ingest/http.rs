@@ -1,4 +1,4 @@
-//! OTLP/HTTP: `POST /v1/traces` with a protobuf body, plain or gzip:
+//! OTLP/HTTP: `POST /v1/traces` with a body in protobuf or JSON, plain or gzip:
 //! <https://opentelemetry.io/docs/specs/otlp/#otlphttp>
 
 use std::io::Read as _;
@@ -14,12 +14,48 @@ use flate2::read::MultiGzDecoder;
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, StatusCode};
 use prost::Message;
+use serde::Serialize;
 use tonic::{Code, Status};
 
-use super::export::{ExportRequest, export, invalid_request};
+use super::export::{ExportRequest, decode_json, export, invalid_request};
 use crate::store::Store;
 
-const PROTOBUF: &str = "application/x-protobuf";
+/// Encoding of a request and of its response.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Encoding {
+    Protobuf,
+    Json,
+}
+
+impl Encoding {
+    fn from_headers(headers: &HeaderMap) -> Result<Self, Status> {
+        let media_type = header(headers, CONTENT_TYPE);
+        let essence = media_type.split(';').next().unwrap_or_default().trim();
+        let find = |encoding: &Self| encoding.media_type().eq_ignore_ascii_case(essence);
+        [Self::Protobuf, Self::Json].into_iter().find(find).ok_or_else(|| {
+            Status::unimplemented(format!(
+                "content type {media_type:?} is not supported; send application/x-protobuf \
+                 (OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf) or application/json"
+            ))
+        })
+    }
+
+    fn media_type(self) -> &'static str {
+        match self {
+            Self::Protobuf => "application/x-protobuf",
+            Self::Json => "application/json",
+        }
+    }
+
+    fn response(self, status: StatusCode, message: &(impl Message + Serialize)) -> Response {
+        let body = match self {
+            Self::Protobuf => message.encode_to_vec(),
+            // It cannot fail because the keys are texts.
+            Self::Json => serde_json::to_vec(message).unwrap_or_default(),
+        };
+        (status, [(CONTENT_TYPE, self.media_type())], body).into_response()
+    }
+}
 
 pub(crate) fn router(store: Arc<Store>) -> Router {
     let body_limit = DefaultBodyLimit::max(store.limits().max_request_bytes);
@@ -31,42 +67,42 @@ async fn export_traces(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
-    let request = decode_request(&headers, body, store.limits().max_request_bytes);
-    match request.and_then(|request| export(&store, request)) {
-        Ok(response) => protobuf(StatusCode::OK, &response),
+    let encoding = Encoding::from_headers(&headers);
+    let result = encoding.clone().and_then(|encoding| {
+        let body = read_body(&headers, body, store.limits().max_request_bytes)?;
+        let request = match encoding {
+            Encoding::Protobuf => ExportRequest::decode(body).map_err(invalid_request),
+            Encoding::Json => decode_json(&body),
+        };
+        export(&store, request?)
+    });
+    let encoding = encoding.unwrap_or(Encoding::Protobuf);
+    match result {
+        Ok(response) => encoding.response(StatusCode::OK, &response),
         Err(status) => {
             store.update_stats(|stats| stats.rejected_requests += 1);
-            error_response(&status)
+            error_response(encoding, &status)
         }
     }
 }
 
-fn decode_request(
+/// Returns the body without its content coding.
+fn read_body(
     headers: &HeaderMap,
     body: Result<Bytes, BytesRejection>,
     limit: usize,
-) -> Result<ExportRequest, Status> {
-    let media_type = header(headers, CONTENT_TYPE);
-    if media_type.split(';').next().map(str::trim) != Some(PROTOBUF) {
-        return Err(Status::unimplemented(format!(
-            "content type {media_type:?} is not supported; send {PROTOBUF} \
-             (OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf)"
-        )));
-    }
+) -> Result<Bytes, Status> {
     let body = body.map_err(|rejection| match rejection.status() {
         StatusCode::PAYLOAD_TOO_LARGE => too_large(limit),
         _ => Status::invalid_argument(rejection.body_text()),
     })?;
-    let request = match header(headers, CONTENT_ENCODING) {
-        "" | "identity" => body,
-        "gzip" => gunzip(&body, limit)?,
-        other => {
-            return Err(Status::unimplemented(format!(
-                "content encoding {other:?} is not supported; send gzip or none"
-            )));
-        }
-    };
-    ExportRequest::decode(request).map_err(invalid_request)
+    match header(headers, CONTENT_ENCODING).to_ascii_lowercase().as_str() {
+        "" | "identity" => Ok(body),
+        "gzip" => gunzip(&body, limit),
+        other => Err(Status::unimplemented(format!(
+            "content encoding {other:?} is not supported; send gzip or none"
+        ))),
+    }
 }
 
 /// Decompresses up to `limit` bytes. A small body can decompress to gigabytes.
@@ -87,11 +123,16 @@ fn header(headers: &HeaderMap, name: HeaderName) -> &str {
     headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
-fn protobuf(status: StatusCode, message: &impl Message) -> Response {
-    (status, [(CONTENT_TYPE, PROTOBUF)], message.encode_to_vec()).into_response()
+/// `google.rpc.Status`, without details.
+#[derive(Clone, PartialEq, Message, Serialize)]
+struct RpcStatus {
+    #[prost(int32, tag = "1")]
+    code: i32,
+    #[prost(string, tag = "2")]
+    message: String,
 }
 
-fn error_response(status: &Status) -> Response {
+fn error_response(encoding: Encoding, status: &Status) -> Response {
     let http_status = match status.code() {
         // The client may not be able to decode protobuf.
         Code::Unimplemented => {
@@ -102,7 +143,6 @@ fn error_response(status: &Status) -> Response {
         Code::ResourceExhausted => StatusCode::PAYLOAD_TOO_LARGE,
         _ => StatusCode::BAD_REQUEST,
     };
-    let message = status.message().to_owned();
-    let body = tonic_types::Status { code: status.code() as i32, message, ..Default::default() };
-    protobuf(http_status, &body)
+    let (code, message) = (status.code() as i32, status.message().to_owned());
+    encoding.response(http_status, &RpcStatus { code, message })
 }

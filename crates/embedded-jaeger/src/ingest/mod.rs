@@ -3,3 +3,5 @@
 mod export;
 pub(crate) mod grpc;
 pub(crate) mod http;
+
+pub(crate) use export::{decode_json, export};

@@ -8,7 +8,8 @@ use serde_json::{Value as Json, json};
 
 use crate::jaeger::Jaeger;
 use crate::support::{
-    attribute, call_echo, int, now_ns, of_service, span, span_id, text, trace_hex, trace_id,
+    attribute, call_echo, int, now_ns, of_service, request, span, span_id, text, trace_hex,
+    trace_id,
 };
 
 #[tokio::test]
@@ -155,6 +156,62 @@ async fn filters_narrow_search() {
     }
 }
 
+/// Conditions on tags that Jaeger evaluates in a way of their own.
+#[tokio::test]
+async fn search_evaluates_named_fields() {
+    let jaeger = Jaeger::start().await;
+    let with = |trace: u64, kind: SpanKind, code: StatusCode| Span {
+        kind: kind as i32,
+        status: Some(Status { code: code as i32, ..Status::default() }),
+        ..span(trace, 1, 0, "work")
+    };
+    let mut linked = with(1, SpanKind::Server, StatusCode::Ok);
+    let attributes = vec![attribute("ratio", Value::DoubleValue(1e-7))];
+    linked.links =
+        vec![Link { trace_id: trace_id(9), span_id: span_id(9), attributes, ..Link::default() }];
+    let spans = vec![
+        linked,
+        with(2, SpanKind::Client, StatusCode::Error),
+        with(3, SpanKind::Client, StatusCode::Unset),
+    ];
+    jaeger.export_spans(spans).await;
+    for (tag, expected) in [
+        ("error:true", &[2][..]),
+        ("error:1", &[2]),
+        ("error:false", &[1]),
+        ("error:maybe", &[]),
+        ("span.status:ERROR", &[2]),
+        ("span.status:ok", &[1]),
+        ("span.status:unset", &[3]),
+        ("span.kind:SERVER", &[1]),
+        ("scope.name:observability", &[1, 2, 3]),
+        ("scope.version:9", &[]),
+        ("resource.service.version:0.1.0", &[1, 2, 3]),
+        ("resource.ratio:1e-7", &[]),
+        ("service.name:service", &[1, 2, 3]),
+        ("ratio:1e-7", &[1]),
+    ] {
+        let mut found = jaeger.search(&format!("service=service&tag={tag}")).await;
+        found.sort_unstable();
+        let expected: Vec<String> = expected.iter().copied().map(trace_hex).collect();
+        assert_eq!(found, expected, "{tag}");
+    }
+}
+
+#[tokio::test]
+async fn uploaded_file_is_converted() {
+    let jaeger = Jaeger::start().await;
+    let file = serde_json::to_vec(&request(call_echo(1, now_ns(), false))).unwrap();
+    let url = format!("http://{}/api/transform", jaeger.handle.ui_addr());
+    let post = |body: Vec<u8>| jaeger.http.post(&url).body(body).send();
+    let converted: Json =
+        serde_json::from_slice(&post(file).await.unwrap().bytes().await.unwrap()).unwrap();
+    assert_eq!(converted["data"][0]["traceID"], trace_hex(1));
+    assert_eq!(converted["data"][0]["spans"].as_array().unwrap().len(), 3);
+    assert_eq!(post(b"{\"resourceSpans\":7}".to_vec()).await.unwrap().status(), 400);
+    assert_eq!(jaeger.stats().spans, 0);
+}
+
 #[tokio::test]
 async fn search_matches_event_fields() {
     let jaeger = Jaeger::start().await;
@@ -219,7 +276,6 @@ async fn errors_match_jaeger_format() {
         ("/api/dependencies?endTs=now", 400),
         ("/api/unheard/of", 404),
         ("/api/v3/services", 404),
-        ("/api/metrics/calls?service=a", 501),
         ("/api/quality-metrics", 501),
         ("/analytics/v1/dependencies", 501),
     ] {

@@ -11,7 +11,7 @@ use tonic::Code;
 use tonic::codec::CompressionEncoding;
 
 use crate::jaeger::{Jaeger, encoded};
-use crate::support::{call_echo, now_ns, of_service, request, span, text, trace_hex};
+use crate::support::{call_echo, int, now_ns, of_service, request, span, text, trace_hex};
 
 const PROTOBUF: (&str, &str) = ("content-type", "application/x-protobuf");
 
@@ -54,6 +54,35 @@ async fn all_protocols_and_encodings() {
         assert_eq!(data[0]["spans"].as_array().unwrap().len(), 3, "trace {trace}");
     }
     assert_eq!(jaeger.stats().accepted_spans, 12);
+}
+
+#[tokio::test]
+async fn json_is_accepted_and_returned() {
+    let jaeger = Jaeger::start().await;
+    let json = [("content-type", "Application/JSON; charset=utf-8"), ("content-encoding", "GZIP")];
+    let body = serde_json::to_vec(&request(call_echo(1, now_ns(), false))).unwrap();
+    let response = jaeger.post(gzip(&body), &json).await;
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.headers()["content-type"], "application/json");
+    let decoded: ExportTraceServiceResponse =
+        serde_json::from_slice(&response.bytes().await.unwrap()).unwrap();
+    assert_eq!(decoded.partial_success, None);
+    assert_eq!(jaeger.stats().accepted_spans, 3);
+
+    let response = jaeger.post(b"{\"resourceSpans\":7}".to_vec(), &json[..1]).await;
+    assert_eq!(response.status(), 400);
+    let status: serde_json::Value =
+        serde_json::from_slice(&response.bytes().await.unwrap()).unwrap();
+    assert_eq!(status["code"], Code::InvalidArgument as i32);
+}
+
+#[tokio::test]
+async fn number_is_service_name() {
+    let jaeger = Jaeger::start().await;
+    let mut spans = of_service("", vec![span(1, 1, 0, "work")]);
+    spans.resource.as_mut().unwrap().attributes = vec![int("service.name", 7)];
+    jaeger.export(vec![spans]).await;
+    assert_eq!(jaeger.search("service=7").await, [trace_hex(1)]);
 }
 
 #[tokio::test]
@@ -109,8 +138,7 @@ struct RawMessage {
 async fn unsupported_media_type_returns_415() {
     let jaeger = Jaeger::start().await;
     for (headers, hint) in [
-        (&[("content-type", "application/json")][..], "http/protobuf"),
-        (&[("content-type", "text/plain")], "http/protobuf"),
+        (&[("content-type", "text/plain")][..], "http/protobuf"),
         (&[], "http/protobuf"),
         (&[PROTOBUF, ("content-encoding", "zstd")], "gzip"),
     ] {

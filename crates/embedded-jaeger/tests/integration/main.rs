@@ -6,6 +6,7 @@ mod api;
 mod ingest;
 mod jaeger;
 mod limits;
+mod monitor;
 mod startup;
 mod support;
 mod trace_tree;

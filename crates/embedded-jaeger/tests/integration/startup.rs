@@ -32,6 +32,21 @@ async fn port_in_use_names_listener() {
     }
 }
 
+/// A page whose name resolves to a loopback address reads nothing.
+#[tokio::test]
+async fn foreign_host_is_rejected() {
+    let jaeger = Jaeger::start().await;
+    let addrs = [jaeger.handle.ui_addr(), jaeger.handle.otlp_http_addr()];
+    for (host, status) in [("rebound.test", 403), ("localhost:1", 200), ("127.0.0.1", 200)] {
+        for (addr, path) in addrs.into_iter().zip(["/api/services", "/v1/traces"]) {
+            let request = jaeger.http.get(format!("http://{addr}{path}")).header("host", host);
+            let allowed = if path == "/v1/traces" { 405 } else { 200 };
+            let expected = if status == 200 { allowed } else { status };
+            assert_eq!(request.send().await.unwrap().status(), expected, "{host} {path}");
+        }
+    }
+}
+
 /// Ports are released although clients keep their connections open.
 #[tokio::test]
 async fn stop_releases_ports() {

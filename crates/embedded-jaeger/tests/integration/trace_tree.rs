@@ -71,6 +71,19 @@ async fn parent_cycle_is_broken_once() {
     assert_eq!(warnings(&spans).len(), 2);
 }
 
+/// A span id that also occurs here does not make a link one to this trace.
+#[tokio::test]
+async fn link_to_other_trace_is_kept() {
+    let jaeger = Jaeger::start().await;
+    let mut child = span(1, 2, 1, "child");
+    child.links = vec![Link { trace_id: trace_id(9), span_id: span_id(3), ..Link::default() }];
+    jaeger.export_spans(vec![span(1, 1, 0, "root"), child, span(1, 3, 2, "grandchild")]).await;
+    let data = jaeger.data(&format!("/api/traces/{}", trace_hex(1))).await;
+    let spans = data[0]["spans"].as_array().unwrap();
+    let child = spans.iter().find(|span| span["operationName"] == "child").unwrap();
+    assert_eq!(child["references"][1]["traceID"], trace_hex(9), "{child}");
+}
+
 #[tokio::test]
 async fn link_cycles_are_removed() {
     let link = |to: u64| Link { trace_id: trace_id(1), span_id: span_id(to), ..Link::default() };

@@ -19,7 +19,7 @@ async fn spa_routes_return_index() {
         assert_eq!(response.headers()["cache-control"], "no-cache", "{path}");
         let page = response.text().await.unwrap();
         assert!(page.contains("<title>Jaeger UI</title>"), "{path}");
-        assert!(page.contains("\"menuEnabled\":false"), "{path}: no configuration");
+        assert!(page.contains("\"archiveEnabled\":false"), "{path}: no configuration");
     }
 }
 
