@@ -2,6 +2,7 @@
 // succeeded and one that failed.
 //
 //   node jaeger.mjs --ui URL [--service-a URL --service-b URL] [--screenshot FILE]
+//                   [--monitor-screenshot FILE]
 //                   [--chromium /usr/bin/chromium]
 //
 // With the addresses of the services it sends the two requests (service-a needs FAULTS_ENABLED=true). Without them
@@ -24,6 +25,7 @@ const { values: options } = parseArgs({
     'service-a': { type: 'string' },
     'service-b': { type: 'string' },
     screenshot: { type: 'string' },
+    'monitor-screenshot': { type: 'string' },
     chromium: { type: 'string', default: '/usr/bin/chromium' },
   },
 });
@@ -156,6 +158,20 @@ async function systemArchitecture(page) {
   await noErrorPage(page, 'System Architecture');
 }
 
+/** Opens the Monitor page, which a Jaeger without metrics does not have, and checks its table of operations. */
+async function monitor(page) {
+  await page.goto(`${ui}/search`);
+  const link = page.getByRole('link', { name: 'Monitor' });
+  if ((await link.count()) === 0) return;
+  await link.click();
+  await page.locator('.ant-table-row', { hasText: 'GET /' }).first().waitFor();
+  await noErrorPage(page, 'Monitor');
+  if (options['monitor-screenshot']) {
+    await page.setViewportSize({ width: 1200, height: 800 });
+    await page.screenshot({ path: options['monitor-screenshot'] });
+  }
+}
+
 async function noErrorPage(page, name) {
   const errors = await page.locator('.ErrorMessage').allInnerTexts();
   check(errors.length === 0, `the page ${name} shows an error: ${errors.join(' ')}`);
@@ -184,6 +200,7 @@ async function run(browser) {
   await openTrace(page, both.bad, true);
   await compare(page, both);
   await systemArchitecture(page);
+  await monitor(page);
   await openTrace(page, both.good, false);
   if (options.screenshot) {
     await page.setViewportSize({ width: 1200, height: 360 });
