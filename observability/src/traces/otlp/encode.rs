@@ -285,16 +285,13 @@ fn message(buf: &mut Vec<u8>, field: u32, write: impl FnOnce(&mut Vec<u8>)) {
     write(buf);
     let end = buf.len();
     let length = end - start - 1;
-    match u8::try_from(length) {
-        Ok(length @ ..0x80) => buf[start] = length,
-        _ => {
-            let mut prefix = Vec::with_capacity(10);
-            varint(&mut prefix, length as u64);
-            let shift = prefix.len() - 1;
-            buf.extend_from_slice(&prefix[..shift]);
-            buf.copy_within(start + 1..end, start + 1 + shift);
-            buf[start..=start + shift].copy_from_slice(&prefix);
-        }
+    if length < 0x80 {
+        buf[start] = length as u8;
+    } else {
+        buf[start] = length as u8 | 0x80;
+        varint(buf, length as u64 >> 7);
+        let rest = buf.len() - end;
+        buf[start + 1..].rotate_right(rest);
     }
 }
 
