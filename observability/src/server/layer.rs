@@ -174,14 +174,12 @@ where
             None => overload_response().map(Either::Right),
         };
         let content_length = announced_length(&response);
-        let guard = this.guard.take().and_then(|mut guard| {
-            guard.on_response(&mut response, content_length);
-            if guard.has_no_body(response.status()) || content_length == Some(0) {
-                guard.finish(None);
-                return None;
-            }
-            Some(guard)
-        });
+        guard.on_response(&mut response, content_length);
+        let is_ended = guard.has_no_body(response.status()) || content_length == Some(0);
+        if is_ended {
+            guard.finish(None);
+        }
+        let guard = this.guard.take_if(|_| !is_ended);
         if matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
             // hyper would send the body over HTTP/2.
             *response.body_mut() = Either::Right(Full::default());

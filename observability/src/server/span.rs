@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use http::{Request, Version, header};
 use opentelemetry::trace::{SpanContext, TraceContextExt, TraceState};
-use opentelemetry::{Context, KeyValue};
+use opentelemetry::{Context, KeyValue, Value};
 use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
 use tower_http::trace::MakeSpan;
 use tracing::Span;
@@ -115,10 +115,15 @@ pub(super) fn set_request_attributes<B>(
     let route_template = (route.template != UNMATCHED_ROUTE).then_some(route.template);
     let server = origin.server(scheme);
     span.update_name(route_template.map_or(method.span_name(), |_| route.span_name(method)));
-    let attributes = [
+    let path = request.uri().path();
+    let path = match route_template {
+        Some(route) if route == path => route.into(),
+        _ => Value::from(bounded(path)),
+    };
+    let mut attributes = [
         Some(KeyValue::new("http.request.method", method.as_str())),
         Some(KeyValue::new("url.scheme", scheme.as_str())),
-        Some(KeyValue::new("url.path", bounded(request.uri().path()))),
+        Some(KeyValue::new("url.path", path)),
         query.map(|query| KeyValue::new("url.query", bounded(&redact_query(query)))),
         original_method.map(|method| KeyValue::new("http.request.method_original", method)),
         protocol_version(request.version())
@@ -128,10 +133,11 @@ pub(super) fn set_request_attributes<B>(
         origin.client().map(|client| KeyValue::new("client.address", address_text(client))),
         origin.peer.map(|peer| KeyValue::new("network.peer.address", address_text(peer.ip()))),
         origin.peer.map(|peer| KeyValue::new("network.peer.port", i64::from(peer.port()))),
-        server.map(|(host, _)| KeyValue::new("server.address", bounded(host))),
+        server.map(|(host, _)| KeyValue::new("server.address", host_text(host))),
         server.map(|(_, port)| KeyValue::new("server.port", i64::from(port))),
     ];
-    span.set_attributes(attributes.into_iter().flatten());
+    // Taken in place, because `flatten` moves each attribute twice more.
+    span.set_attributes(attributes.iter_mut().filter_map(Option::take));
 }
 
 /// Returns the text of an address. Each thread keeps the last one, because formatting costs as much as the
@@ -147,6 +153,19 @@ fn address_text(address: IpAddr) -> Arc<str> {
             *last = Some((address, Arc::clone(&text)));
             text
         }
+    })
+}
+
+/// Returns the bounded text of a host. Each thread keeps the last one, because nearly all requests to a
+/// service have the same host.
+fn host_text(host: &str) -> Arc<str> {
+    thread_local! {
+        static LAST: RefCell<Option<Arc<str>>> = const { RefCell::new(None) };
+    }
+    let host = truncate(host, MAX_CLIENT_TEXT_BYTES);
+    LAST.with_borrow_mut(|last| match last {
+        Some(known) if **known == *host => Arc::clone(known),
+        _ => Arc::clone(last.insert(host.into())),
     })
 }
 
