@@ -26,7 +26,7 @@ const KINDS: [SpanKind; 6] = [
     SpanKind::Consumer,
 ];
 
-/// Numbers of one page of points.
+/// Metric of a query.
 #[derive(Clone, Copy)]
 enum Metric {
     Calls,
@@ -48,8 +48,9 @@ pub(crate) fn respond(
         _ => return Err(QueryError::bad_request("expecting latencies, calls, errors or minstep")),
     };
     let window = Window::new(params)?;
+    params.service()?;
     let selection = Selection {
-        services: vec![params.service()?],
+        services: params.all("service").map(str::to_owned).collect(),
         kinds: params.span_kinds(&KINDS)?,
         by_operation: params.flag("groupByOperation")?,
     };

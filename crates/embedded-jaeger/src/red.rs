@@ -151,3 +151,62 @@ pub(crate) fn sum(slots: &Slots, from_ms: u64, to_ms: u64) -> Counts {
     }
     total
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::SpanId;
+    use crate::span::SpanSource;
+
+    const HOUR_MS: u64 = 3_600_000;
+
+    fn server_span(operation: &str) -> SpanRecord {
+        let source =
+            SpanSource { service: "a".into(), resource: Box::default(), scope: Box::default() };
+        SpanRecord {
+            id: SpanId::ZERO,
+            parent: SpanId::ZERO,
+            start_ns: 0,
+            end_ns: 3_000_000,
+            source: Arc::new(source),
+            name: operation.into(),
+            kind: SpanKind::Server,
+            failed: false,
+            remaining_fields: Box::default(),
+        }
+    }
+
+    fn calls(red: &RedMetrics, service: &str) -> u32 {
+        let services = vec![service.to_owned()];
+        let selection = Selection { services, kinds: vec![SpanKind::Server], by_operation: false };
+        let selected = red.select(&selection);
+        selected.values().map(|slots| sum(slots, 0, u64::MAX).calls).sum()
+    }
+
+    #[test]
+    fn series_over_limit_are_other() {
+        let mut red = RedMetrics::default();
+        (0..700).for_each(|n| red.add(&server_span(&n.to_string()), HOUR_MS));
+        red.add(&server_span("0"), HOUR_MS);
+        assert_eq!((calls(&red, "a"), calls(&red, OTHER)), (501, 200));
+        assert_eq!(red.series.len(), MAX_SERIES + 1);
+    }
+
+    #[test]
+    fn slots_end_after_an_hour() {
+        let mut red = RedMetrics::default();
+        for now_ms in [HOUR_MS, HOUR_MS + SLOT_MS, 2 * HOUR_MS] {
+            red.add(&server_span("a"), now_ms);
+        }
+        assert_eq!(calls(&red, "a"), 2);
+    }
+
+    #[test]
+    fn quantile_is_interpolated() {
+        let mut counts = Counts::default();
+        assert!(counts.quantile_ms(0.5).is_nan());
+        (0..4).for_each(|_| counts.add(&server_span("a")));
+        // From 2 ms to 4 ms.
+        assert_eq!([0.0, 0.5, 1.0].map(|quantile| counts.quantile_ms(quantile)), [2.0, 3.0, 4.0]);
+    }
+}
