@@ -7,6 +7,7 @@ policy below. Then breaks each Deployment in each way and requires that the poli
 import argparse
 import copy
 import pathlib
+import re
 import sys
 
 import jsonschema
@@ -14,6 +15,10 @@ import kubernetes_validate
 import yaml
 
 VERSIONS = ["1.34", "1.35", "1.36", "1.37"]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+# Every setting that a service reads. The services ignore other variables, so a misspelled one has no effect.
+PAGES = [(ROOT / page).read_text() for page in ("README.md", "docs/telemetry.md")]
+SETTINGS = {name for page in PAGES for name in re.findall(r"`([A-Z][A-Z_]+)`", page)}
 
 
 def strict(schema):
@@ -97,6 +102,8 @@ def policy_errors(deployment, settings):
         tag = (container.get("image") or "").rpartition("/")[2].partition(":")[2]
         if tag in ("", "latest"):
             yield f"image {container.get('image')} has no fixed tag"
+        names = settings.keys() | {env["name"] for env in container["env"] if "value" in env}
+        yield from (f"unknown setting {name}" for name in sorted(names - SETTINGS))
     delay, timeout = int(settings["DRAIN_DELAY_MS"]), int(settings["SHUTDOWN_TIMEOUT_MS"])
     if delay > timeout / 2 or timeout >= 1000 * pod.get("terminationGracePeriodSeconds", 0):
         yield f"a drain of {delay} of {timeout} ms does not fit terminationGracePeriodSeconds"
@@ -120,6 +127,7 @@ def mutations(deployment, settings):
         (pod["containers"][0] if path == "image" else pod["securityContext"])[path] = value
         yield f"{path} {value}", broken, settings
     yield "shutdown longer than the grace period", deployment, settings | {"SHUTDOWN_TIMEOUT_MS": "60000"}
+    yield "misspelled setting", deployment, settings | {"LOG_FORMATS": "json"}
     yield "delay as long as the shutdown", deployment, settings | {"DRAIN_DELAY_MS": settings["SHUTDOWN_TIMEOUT_MS"]}
 
 
