@@ -26,7 +26,8 @@ fn logged(format: LogFormat, filter: &str, write: impl FnOnce(&Logger)) -> Strin
     let writer = NonBlockingWriter::start(captured.clone(), DroppedLines::unregistered()).unwrap();
     let logger = Logger::new(writer, format, "A", &filter.parse().unwrap());
     write(&logger);
-    assert!(logger.writer().flush(Duration::from_secs(10)));
+    // A flush ends early if the thread of the writer gets no processor time.
+    testkit::wait_until("the lines written", || logger.writer().flush(Duration::from_secs(10)));
     let text = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
     text.lines()
         .map(|line| match format {
@@ -234,7 +235,7 @@ fn read_back(format: LogFormat, values: [&str; 3], number: i64) -> Vec<testkit::
     tracing::subscriber::with_default(subscriber, || {
         tracing::info!(target: "t", plain, debug = ?shown, number, "{message}");
     });
-    assert!(logger.writer().flush(Duration::from_secs(10)));
+    testkit::wait_until("the lines written", || logger.writer().flush(Duration::from_secs(10)));
     let text = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
     text.lines().map(testkit::LogLine::parse).collect()
 }

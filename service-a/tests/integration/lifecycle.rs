@@ -225,7 +225,7 @@ fn file_limit_does_not_block_shutdown() {
 #[cfg(unix)]
 #[test]
 fn file_limit_blocks_until_idle_timeout() {
-    let (service, _connections) = exhaust_files("1000");
+    let (service, _connections) = exhaust_files("5000");
     assert_eq!(service.get("/health").status, 200);
 }
 

@@ -1,0 +1,165 @@
+#!/usr/bin/env python3
+"""Checks rendered manifests: `kubernetes.py MANIFEST… [--crds FILE…]`.
+
+Validates each resource against the schemas of four Kubernetes versions, or against its CRD, and each pod against the
+policy below. Then breaks each Deployment in each way and requires that the policy reports it.
+"""
+import argparse
+import copy
+import pathlib
+import re
+import sys
+
+import jsonschema
+import kubernetes_validate
+import yaml
+
+VERSIONS = ["1.34", "1.35", "1.36", "1.37"]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+# Every setting that a service reads. The services ignore other variables, so a misspelled one has no effect.
+PAGES = [(ROOT / page).read_text() for page in ("README.md", "docs/telemetry.md")]
+SETTINGS = {name for page in PAGES for name in re.findall(r"`([A-Z][A-Z_]+)`", page)}
+
+
+def strict(schema):
+    """Rejects unknown fields, as a server-side apply does."""
+    if isinstance(schema, dict):
+        if "properties" in schema and not schema.get("x-kubernetes-preserve-unknown-fields"):
+            schema.setdefault("additionalProperties", False)
+        for name, value in schema.items():
+            for child in value.values() if name == "properties" else [value]:
+                strict(child)
+    return schema
+
+
+def crd_schemas(files):
+    """Returns the schema of each served version of each CRD."""
+    schemas = {}
+    for crd in (crd for file in files for crd in yaml.safe_load_all(pathlib.Path(file).read_text())):
+        for version in crd["spec"]["versions"]:
+            schema = version["schema"]["openAPIV3Schema"]
+            schema["properties"]["metadata"] = {}
+            key = f"{crd['spec']['group']}/{version['name']}", crd["spec"]["names"]["kind"]
+            schemas[key] = strict(schema)
+    return schemas
+
+
+def schema_errors(resource, crds):
+    """Yields the fields that the API server rejects."""
+    schema = crds.get((resource["apiVersion"], resource["kind"]))
+    if schema:
+        yield from (f"{error.json_path}: {error.message}" for error in jsonschema.Draft7Validator(schema).iter_errors(resource))
+        return
+    for version in VERSIONS:
+        try:
+            kubernetes_validate.validate(resource, version, strict=True)
+        except kubernetes_validate.ValidationError as error:
+            yield f"Kubernetes {version}: {error.message}"
+
+
+def at(value, path):
+    """Returns the value at a dotted path, or None."""
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+# The values that a pod and each of its containers must have. `...` is any value.
+POD = {
+    "automountServiceAccountToken": False,
+    "enableServiceLinks": False,
+    "terminationGracePeriodSeconds": ...,
+    "securityContext.runAsNonRoot": True,
+    "securityContext.runAsUser": ...,
+    "securityContext.seccompProfile.type": "RuntimeDefault",
+    "topologySpreadConstraints": ...,
+}
+CONTAINER = {
+    "image": ...,
+    "livenessProbe.httpGet.path": "/livez",
+    "readinessProbe.httpGet.path": "/readyz",
+    "resources.requests.cpu": ...,
+    "resources.requests.memory": ...,
+    "resources.limits.cpu": ...,
+    "resources.limits.memory": ...,
+    "securityContext.allowPrivilegeEscalation": False,
+    "securityContext.readOnlyRootFilesystem": True,
+    "securityContext.capabilities.drop": ["ALL"],
+}
+
+
+def policy_errors(deployment, settings):
+    """Yields the violations of the policy."""
+    pod = deployment["spec"]["template"]["spec"]
+    for where, required in [(pod, POD), *((container, CONTAINER) for container in pod["containers"])]:
+        for path, expected in required.items():
+            value = at(where, path)
+            if value is None or expected not in (..., value):
+                yield f"{path} is {value}"
+    if at(pod, "securityContext.runAsUser") == 0:
+        yield "securityContext.runAsUser is root"
+    for container in pod["containers"]:
+        tag = (container.get("image") or "").rpartition("/")[2].partition(":")[2]
+        if tag in ("", "latest"):
+            yield f"image {container.get('image')} has no fixed tag"
+        names = settings.keys() | {env["name"] for env in container["env"] if "value" in env}
+        yield from (f"unknown setting {name}" for name in sorted(names - SETTINGS))
+    delay, timeout = int(settings["DRAIN_DELAY_MS"]), int(settings["SHUTDOWN_TIMEOUT_MS"])
+    if delay > timeout / 2 or timeout >= 1000 * pod.get("terminationGracePeriodSeconds", 0):
+        yield f"a drain of {delay} of {timeout} ms does not fit terminationGracePeriodSeconds"
+
+
+def mutations(deployment, settings):
+    """Yields a name, and a Deployment and settings that violate the policy."""
+    for level, paths in (("pod", POD), ("container", CONTAINER)):
+        for path in paths:
+            broken = copy.deepcopy(deployment)
+            pod = broken["spec"]["template"]["spec"]
+            *parents, last = path.split(".")
+            target = pod if level == "pod" else pod["containers"][0]
+            for key in parents:
+                target = target[key]
+            del target[last]
+            yield f"no {path}", broken, settings
+    for path, value in [("image", "a.example:5000/b"), ("image", "b:latest"), ("runAsUser", 0)]:
+        broken = copy.deepcopy(deployment)
+        pod = broken["spec"]["template"]["spec"]
+        (pod["containers"][0] if path == "image" else pod["securityContext"])[path] = value
+        yield f"{path} {value}", broken, settings
+    yield "shutdown longer than the grace period", deployment, settings | {"SHUTDOWN_TIMEOUT_MS": "60000"}
+    yield "misspelled setting", deployment, settings | {"LOG_FORMATS": "json"}
+    yield "delay as long as the shutdown", deployment, settings | {"DRAIN_DELAY_MS": settings["SHUTDOWN_TIMEOUT_MS"]}
+
+
+def check(file, crds):
+    """Prints the errors of a rendered file and returns their number."""
+    resources = list(yaml.safe_load_all(pathlib.Path(file).read_text()))
+    settings = next(r["data"] for r in resources if r["metadata"]["name"].startswith("settings-"))
+    errors, unchecked, broken = [], set(), 0
+    for resource in resources:
+        name = f"{resource['kind']} {resource['metadata']['name']}"
+        try:
+            errors += [f"{name}: {error}" for error in schema_errors(resource, crds)]
+        except kubernetes_validate.SchemaNotFoundError:
+            unchecked.add(resource["kind"])
+        if resource["kind"] == "Deployment":
+            errors += [f"{name}: {error}" for error in policy_errors(resource, settings)]
+            for mutation, *changed in mutations(resource, settings):
+                broken += 1
+                if not list(policy_errors(*changed)):
+                    errors.append(f"{name}: the policy accepts: {mutation}")
+    note = f", no schema for {', '.join(sorted(unchecked))}" if unchecked else ""
+    print("\n".join([f"{pathlib.Path(file).stem}: {len(resources)} resources, {broken} mutations{note}", *errors]))
+    return len(errors)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("manifests", nargs="+")
+    parser.add_argument("--crds", nargs="*", default=[])
+    args = parser.parse_args()
+    crds = crd_schemas(args.crds)
+    return any([check(file, crds) for file in args.manifests])
+
+
+sys.exit(main())
