@@ -187,3 +187,16 @@ fn protocol_version(version: Version) -> Option<&'static str> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_differs_from_last_one() {
+        for host in ["a.test", "b.test", "b.test", "a.test"] {
+            assert_eq!(*host_text(host), *host);
+        }
+        assert_eq!(host_text(&"a".repeat(2000)).len(), MAX_CLIENT_TEXT_BYTES);
+    }
+}
