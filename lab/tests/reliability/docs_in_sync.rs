@@ -5,8 +5,9 @@ use std::fs;
 use std::net::SocketAddr;
 
 use testkit::http::Request;
+use testkit::otlp::OtlpCollector;
 use testkit::prometheus::{Page, Sample};
-use testkit::{FakeServer, Reply, ReservedPort};
+use testkit::{FakeServer, Reply};
 
 use crate::support::{service_a, service_b};
 
@@ -88,7 +89,7 @@ impl Docs {
     }
 
     /// Checks that every metric, label and value on the page is documented.
-    fn check(&self, page: &Page, server: Option<SocketAddr>) {
+    fn check(&self, page: &Page, servers: &[SocketAddr]) {
         for sample in &page.samples {
             let (name, metric) = self.metric(sample);
             assert_eq!(page.types[name], metric.kind, "{name}");
@@ -99,7 +100,7 @@ impl Docs {
                 }
                 assert!(metric.labels.contains(label), "undocumented label {label}: {sample:?}");
                 assert!(
-                    self.is_documented(label, value, metric, server),
+                    self.is_documented(label, value, metric, servers),
                     "undocumented value {value}: {sample:?}"
                 );
             }
@@ -111,7 +112,7 @@ impl Docs {
         label: &str,
         value: &str,
         metric: &Metric,
-        server: Option<SocketAddr>,
+        servers: &[SocketAddr],
     ) -> bool {
         let is_status = value.len() == 3 && value.parse::<u16>().is_ok();
         match label {
@@ -120,19 +121,18 @@ impl Docs {
                 words(&self.labels[label]).contains(value)
                     || matches!(value, "/echo" | "/call-echo")
             }
-            "server_address" => server.is_some_and(|server| server.ip().to_string() == value),
-            "server_port" => server.is_some_and(|server| server.port().to_string() == value),
+            "server_address" => servers.iter().any(|server| server.ip().to_string() == value),
+            "server_port" => servers.iter().any(|server| server.port().to_string() == value),
             "service" => matches!(value, "service-a" | "service-b"),
             "version" => value == env!("CARGO_PKG_VERSION"),
             "revision" => !value.is_empty(),
             // Metrics of requests and calls have error kinds. Others list their values in the description.
-            "error_type"
-                if metric.labels.contains("server_address")
-                    || metric.labels.contains("http_route") =>
-            {
-                self.kinds.contains(value) || is_status
+            "error_type" if metric.words.contains(value) => true,
+            "error_type" => {
+                let has = |label| metric.labels.contains(label);
+                (has("server_address") || has("http_route"))
+                    && (self.kinds.contains(value) || is_status)
             }
-            "error_type" => metric.words.contains(value),
             // The values of resource attributes are those of the installation.
             _ if metric.labels.contains("service_instance_id") => !value.is_empty(),
             _ => words(&self.labels[label]).contains(value),
@@ -144,8 +144,8 @@ impl Docs {
 #[test]
 fn telemetry_doc_matches_metrics() {
     let docs = Docs::read();
-    let port = ReservedPort::bind();
-    let exporter = ("OTEL_EXPORTER_OTLP_ENDPOINT", port.url());
+    let collector = OtlpCollector::start();
+    let exporter = ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url());
     let upstream = FakeServer::start(Reply::echo("hello"));
     let service_b = service_b(upstream.url())
         .envs([exporter.clone()])
@@ -192,8 +192,10 @@ fn telemetry_doc_matches_metrics() {
     for (method, target) in [("GET", "/nowhere"), ("BREW", "/call-echo"), ("HEAD", "/call-echo")] {
         Request::new(method, target).send(service_b.address());
     }
-    let page = service_b.metrics();
-    docs.check(&page, Some(upstream_address));
+    let page = service_b.wait_for_metrics("exported spans", |page| {
+        page.sum("otel_sdk_exporter_operation_duration_seconds_count", &[]) > 0.0
+    });
+    docs.check(&page, &[upstream_address, collector.address()]);
     let exposed: BTreeSet<&str> = page.samples.iter().map(|sample| docs.metric(sample).0).collect();
     let documented: BTreeSet<&str> = docs.metrics.keys().map(String::as_str).collect();
     assert_eq!(exposed, documented);
@@ -205,5 +207,5 @@ fn telemetry_doc_matches_metrics() {
         service_a.get("/echo?msg=hello");
     }
     service_a.get("/nowhere");
-    docs.check(&service_a.metrics(), None);
+    docs.check(&service_a.metrics(), &[collector.address()]);
 }
