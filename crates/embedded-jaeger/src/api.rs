@@ -1,27 +1,20 @@
 //! Jaeger's query API, as its UI uses it:
 //! <https://www.jaegertracing.io/docs/latest/architecture/apis/#query-json-over-http>
 
-use std::io::{self, BufWriter, Write};
 use std::sync::Arc;
 
-use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::{any, get, post};
 use axum::{Json, Router};
 use bytes::Bytes;
-use futures_util::stream;
 use http::StatusCode;
-use http::header::CONTENT_TYPE;
-use serde::Serialize;
-use serde_json::ser::{PrettyFormatter, Serializer};
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
-use tokio::task::spawn_blocking;
 
 use crate::ingest::{decode_json, export};
 use crate::json::{ApiError, Envelope, QueryError, TracesJson};
+use crate::json_stream::stream_json;
 use crate::monitor;
 use crate::query_params::{QueryParams, parse_trace_id};
 use crate::search;
@@ -163,45 +156,4 @@ fn not_found(message: &str) -> QueryError {
 async fn not_implemented(feature: &str) -> QueryError {
     let message = format!("{feature}: not in this in-memory Jaeger");
     QueryError { status: StatusCode::NOT_IMPLEMENTED, message }
-}
-
-/// Size of the chunks of a response in bytes.
-const CHUNK_SIZE: usize = 64 << 10;
-
-/// Runs a query and serializes its result in chunks, at the speed at which the client reads. A search
-/// may match most of the store, and its JSON is several times as large.
-fn stream_json<T: Serialize>(
-    params: QueryParams,
-    query: impl FnOnce(&QueryParams) -> Envelope<T> + Send + 'static,
-) -> Response {
-    let (sender, mut chunks) = mpsc::channel(2);
-    spawn_blocking(move || {
-        let envelope = query(&params);
-        let mut out = BufWriter::with_capacity(CHUNK_SIZE, ChunkWriter(sender));
-        let result = if params.first("prettyPrint").is_some_and(|value| value != "false") {
-            let indented = PrettyFormatter::with_indent(b"    ");
-            envelope.serialize(&mut Serializer::with_formatter(&mut out, indented))
-        } else {
-            envelope.serialize(&mut Serializer::new(&mut out))
-        };
-        // It fails only if the client has disconnected.
-        let _ = result.map_err(io::Error::from).and_then(|()| out.flush());
-    });
-    let chunks =
-        stream::poll_fn(move |cx| chunks.poll_recv(cx).map(|chunk| chunk.map(io::Result::Ok)));
-    ([(CONTENT_TYPE, "application/json")], Body::from_stream(chunks)).into_response()
-}
-
-/// Writer that sends each write as a chunk and blocks while the channel is full.
-struct ChunkWriter(mpsc::Sender<Bytes>);
-
-impl Write for ChunkWriter {
-    fn write(&mut self, chunk: &[u8]) -> io::Result<usize> {
-        let sent = self.0.blocking_send(Bytes::copy_from_slice(chunk));
-        sent.map(|()| chunk.len()).map_err(|_| io::ErrorKind::BrokenPipe.into())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }

@@ -24,6 +24,13 @@ impl<const N: usize> Id<N> {
     }
 }
 
+impl<const N: usize> Id<N> {
+    /// Returns the bytes of OTLP, which are empty for [`ZERO`](Self::ZERO).
+    pub(crate) fn to_otlp(self) -> Vec<u8> {
+        if self == Self::ZERO { Vec::new() } else { self.0.to_vec() }
+    }
+}
+
 impl TraceId {
     /// Parses up to 32 hex digits. Like Jaeger, pads fewer digits with zeros on the left.
     pub(crate) fn from_hex(digits: &str) -> Option<Self> {

@@ -31,9 +31,10 @@
 //! | module | contents |
 //! |---|---|
 //! | crate root | configuration, listeners, start and stop |
-//! | `api`, `ui`, `metrics`, `ingest` | the services behind the listeners |
+//! | `api`, `api_v3`, `ui`, `metrics`, `ingest` | the services behind the listeners |
 //! | `host_check` | protection against DNS rebinding |
 //! | `monitor` | metrics of the Monitor page |
+//! | `json_stream` | JSON responses in chunks |
 //! | `query_params` | parameters of the query API |
 //! | `search`, `json` | queries over all traces; traces in Jaeger's JSON |
 //! | `tags`, `trace_tree` | tags of a span; references without cycles |
@@ -45,10 +46,12 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod api;
+mod api_v3;
 mod host_check;
 mod ids;
 mod ingest;
 mod json;
+mod json_stream;
 mod metrics;
 mod monitor;
 mod query_params;
@@ -143,6 +146,7 @@ pub async fn start(config: JaegerConfig) -> Result<JaegerHandle, StartError> {
     let store = Arc::new(Store::new(config.limits));
     let ui_router = ui::router()
         .merge(api::router(Arc::clone(&store)))
+        .merge(api_v3::router(Arc::clone(&store)))
         .route("/metrics", get(metrics::render).with_state(Arc::clone(&store)));
 
     let (shutdown, receiver) = watch::channel(());

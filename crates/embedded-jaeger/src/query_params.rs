@@ -17,6 +17,7 @@ use crate::search::TraceQuery;
 
 const HOUR_NS: u64 = 3_600_000_000_000;
 const DAY_NS: u64 = 24 * HOUR_NS;
+const DEFAULT_LIMIT: u32 = 100;
 const DEFAULT_LOOKBACK_NS: u64 = 2 * DAY_NS;
 
 fn invalid(name: &str, text: &str, reason: impl Display) -> QueryError {
@@ -71,14 +72,16 @@ impl QueryParams {
         };
         let earliest_ns = end_ns.saturating_sub(lookback_ns.unwrap_or(DEFAULT_LOOKBACK_NS));
         let query = TraceQuery {
-            service: self.service()?,
+            service: Some(self.service()?),
             operation: self.first("operation").map(str::to_owned),
             tags: self.tags()?,
             start_ns: self.parse_time("start", 1_000)?.unwrap_or(earliest_ns),
             end_ns,
             min_duration_ns: self.parse("minDuration", parse_duration)?,
             max_duration_ns: self.parse("maxDuration", parse_duration)?,
-            limit: self.parse("limit", str::parse::<NonZeroU32>)?.map_or(100, NonZeroU32::get),
+            limit: self
+                .parse("limit", str::parse::<NonZeroU32>)?
+                .map_or(DEFAULT_LIMIT, NonZeroU32::get),
         };
         match (query.min_duration_ns, query.max_duration_ns) {
             (Some(min), Some(max)) if max < min => {
@@ -106,22 +109,68 @@ impl QueryParams {
             tags.push((key.to_owned(), value.to_owned()));
         }
         for text in self.all("tags") {
-            let object: BTreeMap<String, Json> =
-                serde_json::from_str(text).map_err(|error| invalid("tags", text, error))?;
-            for (key, value) in object {
-                match value {
-                    Json::String(value) => tags.push((key, value)),
-                    Json::Bool(_) | Json::Number(_) => tags.push((key, value.to_string())),
-                    _ => return Err(invalid("tags", text, "values are strings")),
-                }
-            }
+            tags.extend(parse_tags("tags", text)?);
         }
         Ok(tags)
+    }
+
+    /// Returns the search of version 3 of the API, whose parameters have the prefix `query.` and are in
+    /// snake case or camel case.
+    pub(crate) fn trace_query_v3(&self) -> Result<TraceQuery, QueryError> {
+        let find = |names: [&'static str; 2]| {
+            names.into_iter().find_map(|name| Some((name, self.first(name)?)))
+        };
+        let time_ns = |names: [&'static str; 2]| {
+            let (name, text) = find(names)
+                .ok_or_else(|| QueryError::bad_request(format!("{} is required", names[0])))?;
+            let time =
+                humantime::parse_rfc3339_weak(text).map_err(|error| invalid(name, text, error))?;
+            let ns = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+            Ok(u64::try_from(ns).unwrap_or(u64::MAX))
+        };
+        let duration_ns = |names: [&'static str; 2]| {
+            let parse =
+                |(name, text)| parse_duration(text).map_err(|error| invalid(name, text, error));
+            find(names).map(parse).transpose()
+        };
+        let limit = find(["query.search_depth", "query.searchDepth"])
+            .or_else(|| find(["query.num_traces", "query.numTraces"]));
+        Ok(TraceQuery {
+            service: find(["query.service_name", "query.serviceName"]).map(|(_, text)| text.into()),
+            operation: find(["query.operation_name", "query.operationName"])
+                .map(|(_, text)| text.into()),
+            tags: match self.first("query.attributes") {
+                Some(text) => parse_tags("query.attributes", text)?,
+                None => Vec::new(),
+            },
+            start_ns: time_ns(["query.start_time_min", "query.startTimeMin"])?,
+            end_ns: time_ns(["query.start_time_max", "query.startTimeMax"])?,
+            min_duration_ns: duration_ns(["query.duration_min", "query.durationMin"])?,
+            max_duration_ns: duration_ns(["query.duration_max", "query.durationMax"])?,
+            limit: match limit {
+                Some((name, text)) => {
+                    text.parse::<NonZeroU32>().map_err(|error| invalid(name, text, error))?.get()
+                }
+                None => DEFAULT_LIMIT,
+            },
+        })
     }
 }
 
 pub(crate) fn parse_trace_id(text: &str) -> Result<TraceId, QueryError> {
     TraceId::from_hex(text).ok_or_else(|| invalid("traceID", text, "expecting up to 32 hex digits"))
+}
+
+/// Parses tags such as `{"key":"value"}`.
+fn parse_tags(name: &str, text: &str) -> Result<Vec<(String, String)>, QueryError> {
+    let object: BTreeMap<String, Json> =
+        serde_json::from_str(text).map_err(|error| invalid(name, text, error))?;
+    let tag = |(key, value): (String, Json)| match value {
+        Json::String(value) => Ok((key, value)),
+        Json::Bool(_) | Json::Number(_) => Ok((key, value.to_string())),
+        _ => Err(invalid(name, text, "values are strings")),
+    };
+    object.into_iter().map(tag).collect()
 }
 
 /// Parses a duration like `1.2s`, `100ms` or `1h30m` as Go does, and days, which the UI offers.

@@ -16,7 +16,8 @@ use crate::tags::{self, Tag};
 /// Conditions of a search. A trace matches if one of its spans meets all of them.
 #[derive(Debug)]
 pub(crate) struct TraceQuery {
-    pub(crate) service: String,
+    /// `None` for any service.
+    pub(crate) service: Option<String>,
     pub(crate) operation: Option<String>,
     pub(crate) tags: Vec<(String, String)>,
     /// First and last start of the span, in nanoseconds since the Unix epoch.
@@ -40,7 +41,7 @@ impl TraceQuery {
     }
 
     fn matches_record(&self, span: &SpanRecord) -> bool {
-        *span.source.service == *self.service
+        self.service.as_deref().is_none_or(|service| *span.source.service == *service)
             && self.operation.as_deref().is_none_or(|operation| *span.name == *operation)
             && (self.start_ns..=self.end_ns).contains(&span.start_ns)
             && self.min_duration_ns.is_none_or(|min| span.duration_ns() >= min)

@@ -8,7 +8,7 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use prost::Message;
 
-use crate::ids::SpanId;
+use crate::ids::{SpanId, TraceId};
 
 /// Resource and instrumentation scope of a span, encoded as received.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -53,6 +53,20 @@ impl SpanRecord {
     /// Duration in nanoseconds; 0 if the span ends before it starts.
     pub(crate) fn duration_ns(&self) -> u64 {
         self.end_ns.saturating_sub(self.start_ns)
+    }
+
+    /// Returns the span as it was received.
+    pub(crate) fn to_otlp(&self, trace: TraceId) -> Span {
+        Span {
+            trace_id: trace.to_otlp(),
+            span_id: self.id.to_otlp(),
+            parent_span_id: self.parent.to_otlp(),
+            name: self.name.to_string(),
+            kind: self.kind as i32,
+            start_time_unix_nano: self.start_ns,
+            end_time_unix_nano: self.end_ns,
+            ..self.decode_remaining_fields()
+        }
     }
 
     /// Decodes the fields that the record does not hold. They are valid because ingest encoded them.

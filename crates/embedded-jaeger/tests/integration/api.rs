@@ -275,7 +275,6 @@ async fn errors_match_jaeger_format() {
         ("/api/operations", 400),
         ("/api/dependencies?endTs=now", 400),
         ("/api/unheard/of", 404),
-        ("/api/v3/services", 404),
         ("/api/quality-metrics", 501),
         ("/analytics/v1/dependencies", 501),
     ] {
