@@ -226,7 +226,7 @@ try {
     ],
   });
   await run(browser);
-  console.log('the user interface shows both traces: search, timeline, Compare and System Architecture');
+  console.log('the user interface shows both traces: search, timeline, Compare, System Architecture and Monitor');
 } catch (error) {
   console.error(`browser test failed: ${error.message}`);
   process.exitCode = 1;
