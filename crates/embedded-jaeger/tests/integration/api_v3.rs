@@ -53,6 +53,7 @@ async fn v3_lists_services_and_summaries() {
         assert_eq!(summary[key], value, "{summary}");
     }
     assert_eq!(summary["spanCount"], 3, "{summary}");
+    assert_eq!(summary["errorSpanCount"], 3, "{summary}");
     assert_eq!(summary["services"][1]["spanCount"], 2, "{summary}");
 }
 
