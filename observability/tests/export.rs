@@ -11,7 +11,6 @@
 use std::time::{Duration, Instant};
 
 use testkit::otlp::{Behavior, OtlpCollector, Protocol};
-use testkit::prometheus::Page;
 use testkit::{FakeServer, Process, ProcessBuilder, Reply, ReservedPort};
 
 const PROTOCOLS: [Protocol; 2] = [Protocol::Grpc, Protocol::HttpProtobuf];
@@ -33,17 +32,6 @@ fn send_requests(service: &Process, count: usize) {
     }
 }
 
-/// Returns the number of spans that the backend accepted.
-fn exported(page: &Page) -> f64 {
-    let accepted = page.named(EXPORTED).filter(|one| !one.labels.contains_key("error_type"));
-    accepted.map(|sample| sample.value).sum()
-}
-
-/// Returns the number of spans that were dropped, for any reason.
-fn dropped(page: &Page) -> f64 {
-    page.sum(PROCESSED, &[("error_type", "queue_full")]) + page.sum(EXPORTED, &[]) - exported(page)
-}
-
 /// While the queue has room, an outage loses no span.
 #[test]
 fn outage_loses_no_queued_span() {
@@ -54,9 +42,10 @@ fn outage_loses_no_queued_span() {
         service.wait_for_message(RETRYING);
         send_requests(&service, 100);
         let collector = OtlpCollector::start_on(port.listen());
-        let page = service.wait_for_metrics("all spans exported", |page| exported(page) == 200.0);
+        let page =
+            service.wait_for_metrics("all spans exported", |page| page.exported_spans() == 200.0);
         service.wait_for_message("span export recovered");
-        assert_eq!((collector.spans().len(), dropped(&page)), (200, 0.0), "{protocol:?}");
+        assert_eq!((collector.spans().len(), page.dropped_spans()), (200, 0.0), "{protocol:?}");
     }
 }
 
@@ -99,9 +88,10 @@ fn oversized_batch_is_halved() {
             .env("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "16")
             .serve();
         send_requests(&service, 16);
-        let page = service.wait_for_metrics("all spans exported", |page| exported(page) == 16.0);
+        let page =
+            service.wait_for_metrics("all spans exported", |page| page.exported_spans() == 16.0);
         let sizes: Vec<_> = collector.exports().iter().map(|export| export.spans.len()).collect();
-        assert_eq!((sizes, dropped(&page)), (vec![2; 8], 0.0), "{protocol:?}");
+        assert_eq!((sizes, page.dropped_spans()), (vec![2; 8], 0.0), "{protocol:?}");
     }
 }
 
@@ -146,9 +136,9 @@ fn partial_batch_waits_for_schedule() {
         .env("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "16")
         .serve();
     send_requests(&service, 40);
-    service.wait_for_metrics("two batches", |page| exported(page) >= 32.0);
+    service.wait_for_metrics("two batches", |page| page.exported_spans() >= 32.0);
     send_requests(&service, 8);
-    service.wait_for_metrics("three batches", |page| exported(page) >= 48.0);
+    service.wait_for_metrics("three batches", |page| page.exported_spans() >= 48.0);
     let sizes: Vec<_> = collector.exports().iter().map(|export| export.spans.len()).collect();
     assert_eq!(sizes, [16; 3]);
 }

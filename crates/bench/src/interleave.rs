@@ -92,11 +92,7 @@ fn wait_for_export(service: &Process) -> Result<f64> {
     let deadline = Instant::now() + EXPORT_TIMEOUT;
     loop {
         let page = service.metrics();
-        let sampled = [("otel_span_sampling_result", "RECORD_AND_SAMPLE")];
-        let started = page.sum("otel_sdk_span_started_total", &sampled);
-        let mut series = page.named("otel_sdk_exporter_span_exported_total");
-        let exported = series.find(|sample| !sample.labels.contains_key("error_type"));
-        let exported = exported.map_or(0.0, |sample| sample.value);
+        let (started, exported) = (page.started_spans(), page.exported_spans());
         if started == exported {
             return Ok(exported);
         }

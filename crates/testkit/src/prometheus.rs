@@ -4,6 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::logfmt::split_quoted;
 
+const SPANS_PROCESSED: &str = "otel_sdk_processor_span_processed_total";
+const SPANS_EXPORTED: &str = "otel_sdk_exporter_span_exported_total";
+
 /// Result of a scrape.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Page {
@@ -69,6 +72,31 @@ impl Page {
                 .iter()
                 .all(|(label, value)| sample.labels.get(*label).is_some_and(|v| v == value))
         })
+    }
+
+    /// Returns the number of sampled spans that were started.
+    pub fn started_spans(&self) -> f64 {
+        let sampled = [("otel_span_sampling_result", "RECORD_AND_SAMPLE")];
+        self.sum("otel_sdk_span_started_total", &sampled)
+    }
+
+    /// Returns the number of spans that the backend accepted.
+    pub fn exported_spans(&self) -> f64 {
+        self.sum_of(&[SPANS_EXPORTED], false)
+    }
+
+    /// Returns the number of spans that were dropped, before the export or by it.
+    pub fn dropped_spans(&self) -> f64 {
+        self.sum_of(&[SPANS_PROCESSED, SPANS_EXPORTED], true)
+    }
+
+    /// Returns the sum of all series with these names that have the label `error_type`, or do not have it.
+    fn sum_of(&self, names: &[&str], has_error: bool) -> f64 {
+        let samples = names.iter().flat_map(|name| self.named(name));
+        samples
+            .filter(|sample| sample.labels.contains_key("error_type") == has_error)
+            .map(|sample| sample.value)
+            .sum()
     }
 
     /// Returns the samples with this name.

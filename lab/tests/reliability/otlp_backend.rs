@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use testkit::otlp::{Behavior, OtlpCollector, Protocol};
-use testkit::prometheus::{Page, Sample};
+use testkit::prometheus::Page;
 use testkit::{
     FakeServer, Process, ProcessBuilder, Reply, ReservedPort, listener_with_full_backlog,
     wait_until,
@@ -34,37 +34,16 @@ fn constrained_service_a(protocol: Protocol) -> ProcessBuilder {
         .env("SHUTDOWN_TIMEOUT_MS", "4000")
 }
 
-/// Returns the number of sampled spans started.
-fn started(page: &Page) -> f64 {
-    page.sum("otel_sdk_span_started_total", &[("otel_span_sampling_result", "RECORD_AND_SAMPLE")])
-}
-
-/// Returns the number of spans exported.
-fn exported(page: &Page) -> f64 {
-    let has_arrived = |sample: &&Sample| !sample.labels.contains_key("error_type");
-    let samples = page.named("otel_sdk_exporter_span_exported_total").filter(has_arrived);
-    samples.map(|sample| sample.value).sum()
-}
-
-/// Returns the number of spans dropped for any reason.
-fn dropped(page: &Page) -> f64 {
-    ["otel_sdk_processor_span_processed_total", "otel_sdk_exporter_span_exported_total"]
-        .iter()
-        .flat_map(|name| page.named(name))
-        .filter(|sample| sample.labels.contains_key("error_type"))
-        .map(|sample| sample.value)
-        .sum()
-}
-
 /// Returns the number of spans dropped by a failed export.
 fn failed(page: &Page) -> f64 {
-    page.sum("otel_sdk_exporter_span_exported_total", &[]) - exported(page)
+    page.sum("otel_sdk_exporter_span_exported_total", &[]) - page.exported_spans()
 }
 
 /// Waits until `spans` spans were started and each was exported or dropped.
 fn wait_for_spans(service: &Process, spans: usize) -> Page {
     service.wait_for_metrics("every span accounted for", |page| {
-        started(page) == spans as f64 && exported(page) + dropped(page) == started(page)
+        page.started_spans() == spans as f64
+            && page.exported_spans() + page.dropped_spans() == page.started_spans()
     })
 }
 
@@ -152,7 +131,7 @@ fn assert_failures_are_accounted_for(protocol: Protocol) {
             .serve();
         let latency = p99(latencies(service.address(), "/echo?msg=hello", REQUESTS));
         let page = wait_for_spans(&service, REQUESTS);
-        assert_eq!((exported(&page), dropped(&page)), (REQUESTS as f64, 0.0));
+        assert_eq!((page.exported_spans(), page.dropped_spans()), (REQUESTS as f64, 0.0));
         assert_eq!(collector.spans().len(), REQUESTS);
         latency
     };
@@ -171,15 +150,15 @@ fn assert_failures_are_accounted_for(protocol: Protocol) {
             println!(
                 "{} {case}: p99 {latency:.1?} (healthy {healthy:.1?}), {} exported, {} dropped",
                 protocol.name(),
-                exported(&page),
-                dropped(&page)
+                page.exported_spans(),
+                page.dropped_spans()
             );
             assert!(case == "slow" || failed(&page) > 0.0, "{case}: {page:#?}");
         } else {
             // The queue keeps what is to be retried, so that only shutdown accounts for all spans.
             assert!(is_retryable.is_none() || failed(&service.metrics()) == 0.0, "{case}");
         }
-        let before = dropped(&service.metrics());
+        let before = service.metrics().dropped_spans();
         assert_eq!(service.stop().code, Some(0), "{case}");
         let log = service.log();
         let warnings =
@@ -227,8 +206,12 @@ fn rejected_spans_warn_once() {
                 -1 => 0,
                 _ => REQUESTS,
             };
-            assert_eq!((rejected, dropped(&page)), (expected as f64, expected as f64), "{case}");
-            assert_eq!(exported(&page), collector.spans().len() as f64, "{case}");
+            assert_eq!(
+                (rejected, page.dropped_spans()),
+                (expected as f64, expected as f64),
+                "{case}"
+            );
+            assert_eq!(page.exported_spans(), collector.spans().len() as f64, "{case}");
 
             assert_eq!(service.stop().code, Some(0), "{case}");
             let log = service.log();
@@ -317,19 +300,19 @@ fn export_resumes_after_outage() {
                 condition(page)
             });
         };
-        send_until("a dropped span", &|page| dropped(page) > 0.0);
+        send_until("a dropped span", &|page| page.dropped_spans() > 0.0);
         service.wait_for_message(EXPORT_RETRYING);
 
         let collector = OtlpCollector::start_on(port.listen());
-        send_until("an exported span", &|page| exported(page) > 0.0);
+        send_until("an exported span", &|page| page.exported_spans() > 0.0);
         service.wait_for_message(EXPORT_RECOVERED);
 
         collector.set_behavior(Behavior::Fail { grpc: 14, http: 503 });
-        let before = dropped(&service.metrics());
-        send_until("a full queue", &|page| dropped(page) > before);
+        let before = service.metrics().dropped_spans();
+        send_until("a full queue", &|page| page.dropped_spans() > before);
         collector.set_behavior(Behavior::Accept);
-        let before = exported(&service.metrics());
-        send_until("more exported spans", &|page| exported(page) > before);
+        let before = service.metrics().exported_spans();
+        send_until("more exported spans", &|page| page.exported_spans() > before);
 
         let requests =
             service.stop().stdout.iter().filter(|line| line.contains("endpoint=")).count();
@@ -359,7 +342,7 @@ fn flapping_backend_limits_warnings() {
         wait_for_spans(&service, sent);
     }
     let page = service.metrics();
-    assert!(exported(&page) >= 10.0 && dropped(&page) >= 10.0, "{page:#?}");
+    assert!(page.exported_spans() >= 10.0 && page.dropped_spans() >= 10.0, "{page:#?}");
     assert_eq!(service.stop().code, Some(0));
     assert_eq!(
         (count_messages(&service, EXPORT_FAILED), count_messages(&service, EXPORT_RECOVERED)),

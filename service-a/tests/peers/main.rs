@@ -25,7 +25,6 @@ use testkit::{Process, ReservedPort, http, wait_until};
 
 use crate::peer::{PROTOCOLS, Peer, find_all};
 
-const EXPORTED: &str = "otel_sdk_exporter_span_exported_total";
 const PROCESSED: &str = "otel_sdk_processor_span_processed_total";
 const REQUESTS: usize = 300;
 
@@ -37,17 +36,13 @@ fn send_requests(service: &Process, count: usize) {
 
 /// Returns the numbers of spans that were exported and dropped.
 fn ended(page: &Page) -> [f64; 2] {
-    let samples = page.named(EXPORTED).chain(page.named(PROCESSED));
-    let (dropped, mut ended): (Vec<_>, Vec<_>) =
-        samples.partition(|sample| sample.labels.contains_key("error_type"));
-    ended.retain(|sample| sample.name == EXPORTED);
-    [ended, dropped].map(|samples| samples.iter().map(|sample| sample.value).sum())
+    [page.exported_spans(), page.dropped_spans()]
 }
 
 /// Waits until the spans of all requests were exported or dropped, and returns the numbers of both.
 fn wait_for_spans(service: &Process, requests: usize) -> [f64; 2] {
     let page = service.wait_for_metrics("every span accounted for", |page| {
-        let started = page.sum("otel_sdk_span_started_total", &[]);
+        let started = page.started_spans();
         started == requests as f64 && ended(page).iter().sum::<f64>() == started
     });
     ended(&page)
