@@ -121,7 +121,7 @@ impl System {
         let mut is_empty = true;
         for trace in traces {
             // The store drops the oldest traces, and spans arrive with a delay.
-            if self.traces.has_trace(&trace.trace_id).await {
+            if self.traces.has_trace(&trace.trace_id) {
                 let link = self.traces.link(&trace.trace_id);
                 let link = link.unwrap_or_else(|| format!("trace {}", trace.trace_id));
                 print_status(format_args!("{trace}\n  {link}"));

@@ -78,6 +78,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use host_check::require_loopback_host;
+use ids::TraceId;
 use store::Store;
 
 pub use store::{Limits, Stats};
@@ -187,6 +188,11 @@ impl JaegerHandle {
     /// Returns the address of the UI.
     pub fn ui_addr(&self) -> SocketAddr {
         self.addrs[2]
+    }
+
+    /// Returns `true` if the store has a span of the trace with this id in hex.
+    pub fn has_trace(&self, trace_id: &str) -> bool {
+        TraceId::from_hex(trace_id).is_some_and(|id| self.store.trace(id).is_some())
     }
 
     /// Returns the contents of the store and its counters.
