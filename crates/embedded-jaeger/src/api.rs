@@ -53,7 +53,7 @@ async fn operation_names(
 ) -> QueryResult {
     let Path(service) = service.map_err(QueryError::bad_request)?;
     Ok(stream_json(params, move |_| {
-        let operations = search::operations(&store, &service);
+        let operations = search::operations(&store, &service, None);
         let mut names: Vec<String> = operations.iter().map(|(name, _)| name.to_string()).collect();
         names.dedup();
         Envelope::counted(names)
@@ -66,12 +66,9 @@ async fn operations(
 ) -> QueryResult {
     let service = params.service()?;
     Ok(stream_json(params, move |params| {
-        let wanted_kind = params.first("spanKind");
-        let operations: Vec<_> = search::operations(&store, &service)
+        let operations: Vec<_> = search::operations(&store, &service, params.first("spanKind"))
             .iter()
-            .map(|(name, kind)| (name, kind_name(*kind)))
-            .filter(|(_, kind)| wanted_kind.is_none_or(|wanted| wanted == *kind))
-            .map(|(name, kind)| json!({ "name": &**name, "spanKind": kind }))
+            .map(|(name, kind)| json!({ "name": **name, "spanKind": kind_name(*kind) }))
             .collect();
         Envelope::counted(operations)
     }))

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use http::StatusCode;
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans};
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
@@ -58,14 +59,11 @@ async fn operations(
     Query(params): Query<QueryParams>,
 ) -> Result<Json<Value>, GatewayError> {
     let service = params.service()?;
-    let wanted_kind = params.first("span_kind");
-    let operations: Vec<_> = search::operations(&store, &service)
+    let operations: Vec<_> = search::operations(&store, &service, params.first("span_kind"))
         .iter()
-        .map(|(name, kind)| (name, kind_name(*kind)))
-        .filter(|(_, kind)| wanted_kind.is_none_or(|wanted| wanted == *kind))
         .map(|(name, kind)| {
-            let kind = if kind.is_empty() { "internal" } else { kind };
-            json!({ "name": **name, "spanKind": kind })
+            let kind = if *kind == SpanKind::Unspecified { SpanKind::Internal } else { *kind };
+            json!({ "name": **name, "spanKind": kind_name(kind) })
         })
         .collect();
     Ok(Json(json!({ "operations": operations })))

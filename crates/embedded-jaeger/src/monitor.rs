@@ -4,27 +4,16 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use axum::Json;
-use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::json::{Envelope, QueryError};
 use crate::query_params::QueryParams;
 use crate::red::{Counts, SLOT_MS, Selection, Slots, sum};
-use crate::span::kind_name;
 use crate::store::Store;
 
 /// Maximum number of points of a series.
 const MAX_POINTS: u64 = 11_000;
-
-const KINDS: [SpanKind; 6] = [
-    SpanKind::Unspecified,
-    SpanKind::Internal,
-    SpanKind::Server,
-    SpanKind::Client,
-    SpanKind::Producer,
-    SpanKind::Consumer,
-];
 
 /// Metric of a query.
 #[derive(Clone, Copy)]
@@ -51,7 +40,7 @@ pub(crate) fn respond(
     params.service()?;
     let selection = Selection {
         services: params.all("service").map(str::to_owned).collect(),
-        kinds: params.span_kinds(&KINDS)?,
+        kinds: params.span_kinds()?,
         by_operation: params.flag("groupByOperation")?,
     };
     let (selected, start_ms) = store.red(|red| (red.select(&selection), red.start_ms()));
@@ -96,7 +85,7 @@ struct Window {
 impl Window {
     fn new(params: &QueryParams) -> Result<Self, QueryError> {
         let window = Self {
-            end_ms: params.end_ms()?,
+            end_ms: params.end_ns()? / 1_000_000,
             lookback_ms: params.positive_ms("lookback", 3_600_000)?,
             step_ms: params.positive_ms("step", 5_000)?,
             rate_per_ms: params.positive_ms("ratePer", 600_000)?,
@@ -138,40 +127,5 @@ impl Metric {
             Self::Latencies { quantile } => counts.quantile_ms(quantile),
         };
         if value.is_nan() { "NaN".into() } else { value.into() }
-    }
-}
-
-impl QueryParams {
-    fn quantile(&self) -> Result<f64, QueryError> {
-        let quantile = self.parse("quantile", str::parse::<f64>)?;
-        quantile
-            .filter(|quantile| (0.0..=1.0).contains(quantile))
-            .ok_or_else(|| QueryError::bad_request("parameter 'quantile' is required, from 0 to 1"))
-    }
-
-    fn flag(&self, name: &str) -> Result<bool, QueryError> {
-        Ok(self.parse(name, str::parse::<bool>)?.unwrap_or(false))
-    }
-
-    fn end_ms(&self) -> Result<u64, QueryError> {
-        Ok(self.window_ns()?.1 / 1_000_000)
-    }
-
-    fn positive_ms(&self, name: &str, default: u64) -> Result<u64, QueryError> {
-        let ms = self.parse(name, str::parse::<std::num::NonZeroU32>)?;
-        Ok(ms.map_or(default, |ms| u64::from(ms.get())))
-    }
-
-    /// Returns the kinds of the parameter `spanKind`. The default is `server`.
-    fn span_kinds(&self, kinds: &[SpanKind]) -> Result<Vec<SpanKind>, QueryError> {
-        let parse = |text: &str| {
-            let name = if text.eq_ignore_ascii_case("unspecified") { "" } else { text };
-            let kind = kinds.iter().find(|kind| kind_name(**kind).eq_ignore_ascii_case(name));
-            kind.copied().ok_or_else(|| {
-                QueryError::bad_request(format!("unable to parse param 'spanKind': {text:?}"))
-            })
-        };
-        let kinds: Vec<_> = self.all("spanKind").map(parse).collect::<Result<_, _>>()?;
-        Ok(if kinds.is_empty() { vec![SpanKind::Server] } else { kinds })
     }
 }

@@ -8,12 +8,14 @@ use std::fmt::Display;
 use std::num::NonZeroU32;
 use std::time::UNIX_EPOCH;
 
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use serde::Deserialize;
 use serde_json::Value as Json;
 
 use crate::ids::TraceId;
 use crate::json::QueryError;
 use crate::search::TraceQuery;
+use crate::span::kind_name;
 
 const HOUR_NS: u64 = 3_600_000_000_000;
 const DAY_NS: u64 = 24 * HOUR_NS;
@@ -46,7 +48,7 @@ impl QueryParams {
         service.ok_or_else(|| QueryError::bad_request("parameter 'service' is required"))
     }
 
-    pub(crate) fn parse<T, E: Display>(
+    fn parse<T, E: Display>(
         &self,
         name: &str,
         parse: impl Fn(&str) -> Result<T, E>,
@@ -95,9 +97,42 @@ impl QueryParams {
     /// Returns the window of `/api/dependencies` in nanoseconds since the Unix epoch. Its parameters
     /// are milliseconds.
     pub(crate) fn window_ns(&self) -> Result<(u64, u64), QueryError> {
-        let end = self.parse_time("endTs", 1_000_000)?.unwrap_or_else(now_ns);
+        let end = self.end_ns()?;
         let lookback = self.parse_time("lookback", 1_000_000)?.unwrap_or(DAY_NS);
         Ok((end.saturating_sub(lookback), end))
+    }
+
+    /// Returns the end of a window, whose parameter is milliseconds, in nanoseconds since the Unix epoch.
+    pub(crate) fn end_ns(&self) -> Result<u64, QueryError> {
+        Ok(self.parse_time("endTs", 1_000_000)?.unwrap_or_else(now_ns))
+    }
+
+    pub(crate) fn positive_ms(&self, name: &str, default: u64) -> Result<u64, QueryError> {
+        let ms = self.parse(name, str::parse::<NonZeroU32>)?;
+        Ok(ms.map_or(default, |ms| u64::from(ms.get())))
+    }
+
+    pub(crate) fn quantile(&self) -> Result<f64, QueryError> {
+        let quantile = self.parse("quantile", str::parse::<f64>)?;
+        quantile
+            .filter(|quantile| (0.0..=1.0).contains(quantile))
+            .ok_or_else(|| QueryError::bad_request("parameter 'quantile' is required, from 0 to 1"))
+    }
+
+    pub(crate) fn flag(&self, name: &str) -> Result<bool, QueryError> {
+        Ok(self.parse(name, str::parse::<bool>)?.unwrap_or(false))
+    }
+
+    /// Returns the kinds of the parameter `spanKind`. The default is `server`.
+    pub(crate) fn span_kinds(&self) -> Result<Vec<SpanKind>, QueryError> {
+        let parse = |text: &str| {
+            let name = if text.eq_ignore_ascii_case("unspecified") { "" } else { text };
+            let is_named = |kind: &SpanKind| kind_name(*kind).eq_ignore_ascii_case(name);
+            let mut kinds = (0..).map_while(|number| SpanKind::try_from(number).ok());
+            kinds.find(is_named).ok_or_else(|| invalid("spanKind", text, "expecting a span kind"))
+        };
+        let kinds: Vec<_> = self.all("spanKind").map(parse).collect::<Result<_, _>>()?;
+        Ok(if kinds.is_empty() { vec![SpanKind::Server] } else { kinds })
     }
 
     /// Parses `tag=key:value` and `tags={"key":"value"}`.

@@ -127,12 +127,17 @@ fn status_name(status: StatusCode) -> &'static str {
     }
 }
 
-/// Returns the operations of a service, sorted by name and kind.
-pub(crate) fn operations(store: &Store, service: &str) -> BTreeSet<(Arc<str>, SpanKind)> {
+/// Returns the operations of a service, of one kind if `kind` is given, sorted by name and kind.
+pub(crate) fn operations(
+    store: &Store,
+    service: &str,
+    kind: Option<&str>,
+) -> BTreeSet<(Arc<str>, SpanKind)> {
     let is_of_service = |span: &&SpanRecord| *span.source.service == *service;
     let traces = store.traces(|trace| trace.spans.iter().any(|span| is_of_service(&span)));
     let spans = traces.iter().flat_map(|trace| &trace.spans).filter(is_of_service);
-    spans.map(|span| (Arc::clone(&span.name), span.kind)).collect()
+    let of_kind = spans.filter(|span| kind.is_none_or(|kind| kind == kind_name(span.kind)));
+    of_kind.map(|span| (Arc::clone(&span.name), span.kind)).collect()
 }
 
 /// Number of calls by calling and called service.
