@@ -3,11 +3,16 @@
 use std::time::Duration;
 
 use observability::Error;
-use reqwest::{Client, Url};
+use reqwest::{Client, ClientBuilder, Url};
 
-/// Builds a client without proxies and redirects, so that each response is that of the target.
+/// Builds the client of [`client_builder`].
 pub(crate) fn build_client(timeout: Duration) -> Result<Client, Error> {
-    Ok(Client::builder()
+    Ok(client_builder(timeout).build()?)
+}
+
+/// Configures a client without proxies and redirects, so that each response is that of the target.
+pub(crate) fn client_builder(timeout: Duration) -> ClientBuilder {
+    Client::builder()
         .timeout(timeout)
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
@@ -15,7 +20,6 @@ pub(crate) fn build_client(timeout: Duration) -> Result<Client, Error> {
         // is about to close.
         .pool_idle_timeout(Duration::from_secs(20))
         .user_agent(concat!("lab/", env!("CARGO_PKG_VERSION")))
-        .build()?)
 }
 
 /// Appends a path segment to a base URL.

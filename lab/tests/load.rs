@@ -141,6 +141,47 @@ async fn closed_stdout_is_ignored() {
     assert!(load.wait().await.0.success());
 }
 
+#[tokio::test]
+async fn ramp_sends_fewer_requests() {
+    let b = FakeServiceB::start().await;
+    b.open();
+    let flags = ["--rate", "100", "--ramp", "1s", "--duration", "1s"];
+    let (_, report) = Load::start(&b.url, &flags).wait().await;
+    assert_contains(&report, "requests   50 sent of 50 due\n");
+    assert_contains(&report, "target 100.0/s after a ramp of 1s\n");
+}
+
+#[tokio::test]
+async fn html_report_has_text_and_charts() {
+    let n = Arc::new(AtomicUsize::new(0));
+    let handler = async move || match n.fetch_add(1, Ordering::Relaxed) % 2 {
+        0 => OK.into_response(),
+        _ => (StatusCode::SERVICE_UNAVAILABLE, r#"{"error":"timeout"}"#).into_response(),
+    };
+    let url = serve(Router::new().route("/call-echo", get(handler))).await;
+    let path = std::env::temp_dir().join(format!("load-{}.html", std::process::id()));
+    let flags = ["--rate", "40", "--duration", "1s", "--html-report", path.to_str().unwrap()];
+    let (status, report) = Load::start(&url, &flags).wait().await;
+    assert!(status.success(), "{status}");
+    let page = std::fs::read_to_string(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    assert_contains(&page, &format!("<pre>{report}</pre>"));
+    // A curve of the rate, the p99 and the p50 for each of two outcomes.
+    assert_eq!(page.matches("<path class='line").count(), 6, "{page}");
+    assert_eq!(page.matches("<path class='line dashed'").count(), 2, "{page}");
+    assert_contains(&page, "</span> ok<li>");
+    assert_contains(&page, "</span> timeout</ul>");
+}
+
+#[tokio::test]
+async fn unwritable_html_report_sends_nothing() {
+    let b = FakeServiceB::start().await;
+    let mut load = Load::start(&b.url, &["--html-report", "/missing/report.html"]);
+    load.wait_for_line("lab load: cannot write /missing/report.html: ").await;
+    assert_eq!(load.wait().await.0.code(), Some(1));
+    assert_eq!(b.count(), 0);
+}
+
 #[cfg(unix)]
 #[tokio::test]
 async fn sigterm_reports_and_clears_faults() {

@@ -1,10 +1,12 @@
 //! Command-line arguments and environment variables of `lab load`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::RangedU64ValueParser;
 use reqwest::Url;
 
+use super::pacer::Schedule;
 use crate::args::parse_time;
 use crate::http::parse_url;
 
@@ -23,6 +25,9 @@ pub(super) struct Args {
     /// Time during which requests are sent, such as 30s or 5m; until stopped if absent
     #[arg(long, env = "LOAD_DURATION", value_name = "TIME", value_parser = parse_time::<8760>)]
     pub(super) duration: Option<Duration>,
+    /// Time during which the rate grows linearly from 0, such as 30s
+    #[arg(long, env = "LOAD_RAMP", value_name = "TIME", value_parser = parse_time::<8760>)]
+    pub(super) ramp: Option<Duration>,
     /// Timeout of a request: connect, headers and body
     #[arg(long, env = "LOAD_TIMEOUT", value_name = "TIME")]
     #[arg(default_value = "5s", value_parser = parse_time::<1>)]
@@ -35,12 +40,23 @@ pub(super) struct Args {
     /// Base URL of service A's /faults, on its admin address if it has one; injects faults
     #[arg(long, env = "LOAD_FAULTS_URL", value_name = "URL", value_parser = parse_url)]
     pub(super) faults_url: Option<Url>,
+    /// File for the report as an HTML page with the curves of rate and latency over time
+    #[arg(long, env = "LOAD_HTML_REPORT", value_name = "FILE")]
+    pub(super) html_report: Option<PathBuf>,
+}
+
+impl Args {
+    pub(super) fn schedule(&self) -> Schedule {
+        let ramp = self.ramp.unwrap_or_default();
+        Schedule { rate: self.rate, ramp, duration: self.duration }
+    }
 }
 
 // A paragraph is one line because clap wraps it to the terminal's width.
 const AFTER_HELP: &str = "\
 The rate does not depend on response times (open loop). A latency starts when the request was due, so \
-that a stalled server does not look fast.
+that a stalled server does not look fast. It includes the lag of this machine, the time until the \
+request is written or a connect starts. The report shows this lag beside the latencies: it is not B's.
 
 Progress is written to stderr and the report to stdout: requests, rate, latency quantiles, and \
 outcomes by service B's error kinds. The prefix `B:` marks failures between the generator and B.
@@ -71,12 +87,14 @@ mod tests {
 
     #[test]
     fn defaults_and_empty_values() {
-        for flags in [&[][..], &["--rate=", "--duration=", "--faults-url="]] {
+        let empty = ["--rate=", "--duration=", "--faults-url=", "--ramp=", "--html-report="];
+        for flags in [&[][..], &empty] {
             let args = parse(flags).unwrap();
             assert_eq!(args.target.as_str(), "http://127.0.0.1:8081/");
             assert_eq!((args.rate, args.duration), (50.0, None));
             assert_eq!(args.timeout, Duration::from_secs(5));
             assert_eq!((args.max_in_flight, args.faults_url), (500, None));
+            assert_eq!((args.ramp, args.html_report), (None, None));
         }
     }
 
@@ -95,7 +113,7 @@ mod tests {
             Some((arg.get_env()?.to_str()?.to_owned(), arg.get_long()?.to_owned()))
         };
         let settings: Vec<_> = command.get_arguments().filter_map(name).collect();
-        assert_eq!(settings.len(), 6);
+        assert_eq!(settings.len(), 8);
         settings
     }
 
@@ -105,6 +123,7 @@ mod tests {
             "--target=secret",
             "--rate=NaN",
             "--duration=30",
+            "--ramp=1",
             "--timeout=0s",
             "--max-in-flight=0",
             "--faults-url=https://secret@a",
@@ -112,8 +131,12 @@ mod tests {
         let error = parse(&flags).unwrap_err();
         assert_eq!(error.exit_code(), 2);
         let message = error.to_string();
-        assert!(message.starts_with("lab load: 6 invalid settings\n"), "{message}");
+        assert!(message.starts_with("lab load: 7 invalid settings\n"), "{message}");
         for (variable, flag) in settings() {
+            // Any text is a path.
+            if flag == "html-report" {
+                continue;
+            }
             let name = format!("{variable} (--{flag}): ");
             assert!(message.contains(&name), "no {name} in {message}");
         }

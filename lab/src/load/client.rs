@@ -4,9 +4,13 @@ use std::error::Error as _;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use observability::ErrorKind;
-use reqwest::{Client, StatusCode, Url};
+use observability::{Error, ErrorKind};
+use reqwest::{Body, Client, StatusCode, Url};
 use serde_json::Value;
+use tower::util::MapRequestLayer;
+
+use super::departure::{DEPARTURE, Departure, record_connect};
+use crate::http;
 
 /// Message that service B must echo.
 const MESSAGE: &str = "load";
@@ -69,24 +73,38 @@ pub(super) struct Completed {
     pub(super) outcome: Outcome,
     /// Time from the due time of the request to the end of the response body.
     pub(super) latency: Duration,
+    /// Time from the due time of the request to its [departure](Departure). This machine causes it, not B.
+    pub(super) own_lag: Duration,
+}
+
+/// Builds a client whose requests have a [`Departure`].
+pub(super) fn build_client(timeout: Duration) -> Result<Client, Error> {
+    let layer = MapRequestLayer::new(record_connect);
+    Ok(http::client_builder(timeout).connector_layer(layer).build()?)
 }
 
 /// Sends a request to `call_echo`, which was due at `due`.
 pub(super) async fn send(client: Client, mut call_echo: Url, due: Instant) -> Completed {
     call_echo.query_pairs_mut().append_pair("msg", MESSAGE);
+    let departure = Departure::default();
     let outcome = async {
-        let response = client.get(call_echo).send().await?;
+        let request = client.get(call_echo).body(Body::wrap(departure.clone()));
+        let response = request.send().await?;
         let status = response.status();
         Ok(Outcome::from_response(status, &response.bytes().await?))
     };
-    let outcome = outcome.await.unwrap_or_else(|error| Outcome::from_error(&error));
-    Completed { outcome, latency: due.elapsed() }
+    let outcome = DEPARTURE.scope(departure.clone(), outcome).await;
+    let outcome = outcome.unwrap_or_else(|error| Outcome::from_error(&error));
+    let latency = due.elapsed();
+    let own_lag = departure.time().map_or(latency, |time| time.saturating_duration_since(due));
+    Completed { outcome, latency, own_lag }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::build_client;
+    use futures_util::poll;
+    use std::pin::pin;
 
     fn outcome(status: u16, body: &str) -> String {
         let status = StatusCode::from_u16(status).unwrap();
@@ -136,5 +154,27 @@ mod tests {
         let late = Duration::from_secs(5);
         let completed = send_to_unknown_host(Instant::now() - late).await;
         assert!(completed.latency >= late, "{:?}", completed.latency);
+    }
+
+    /// After one poll on this thread, a new connection is under way, and an idle one has not yet written.
+    #[tokio::test]
+    async fn own_lag_ends_at_departure() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let call_echo = Url::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+        let router = axum::Router::new().fallback(async || "{}");
+        tokio::spawn(async { axum::serve(listener, router).await });
+        let client = build_client(Duration::from_secs(30)).unwrap();
+        for is_new_connection in [true, false] {
+            let due = Instant::now() - Duration::from_secs(5);
+            let mut request = pin!(send(client.clone(), call_echo.clone(), due));
+            assert!(poll!(&mut request).is_pending());
+            let polled = Instant::now();
+            let completed = request.await;
+            assert_eq!(completed.outcome, Outcome::InvalidBody);
+            let departure = due + completed.own_lag;
+            assert_eq!(departure <= polled, is_new_connection, "{completed:?}");
+            assert!(completed.own_lag >= Duration::from_secs(5), "{completed:?}");
+            assert!(completed.own_lag < completed.latency, "{completed:?}");
+        }
     }
 }

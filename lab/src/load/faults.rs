@@ -19,9 +19,9 @@ pub(super) struct Phase {
 /// Default cycle. The help of `lab load` describes it. The faults expire if the load is killed.
 pub(super) const PHASES: &[Phase] = &[
     Phase { name: "healthy", config: "", ms: 45_000 },
-    Phase { name: "delay 1500 ms", config: r#"{"delay_ms":1500,"ttl_ms":10000}"#, ms: 5_000 },
+    Phase { name: "delay", config: r#"{"delay_ms":1500,"ttl_ms":10000}"#, ms: 5_000 },
     Phase {
-        name: "status 500 at 20 %",
+        name: "status 500",
         config: r#"{"error_rate":0.2,"status":500,"ttl_ms":10000}"#,
         ms: 5_000,
     },
