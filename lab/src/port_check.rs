@@ -50,9 +50,21 @@ fn find_listener(port: u16) -> Option<String> {
     None
 }
 
+/// Returns name and id of the process that listens on this port, if `lsof` is installed, as it is on macOS.
 #[cfg(not(target_os = "linux"))]
-fn find_listener(_port: u16) -> Option<String> {
-    None
+fn find_listener(port: u16) -> Option<String> {
+    find_listener_with_lsof(port)
+}
+
+#[cfg(any(test, not(target_os = "linux")))]
+fn find_listener_with_lsof(port: u16) -> Option<String> {
+    let port = format!("-iTCP:{port}");
+    // One line per field: `p` and the pid, then `c` and the command.
+    let output =
+        std::process::Command::new("lsof").args(["-nP", &port, "-sTCP:LISTEN", "-Fpc"]).output();
+    let fields = String::from_utf8(output.ok()?.stdout).ok()?;
+    let field = |prefix| fields.lines().find_map(|line: &str| line.strip_prefix(prefix));
+    Some(format!("{}, pid {},", field('c')?, field('p')?))
 }
 
 /// Returns the target of the links to a socket in `/proc/<pid>/fd` if this line of `/proc/net/tcp` is about
@@ -63,4 +75,24 @@ fn listening_socket(line: &str, port: u16) -> Option<String> {
     let fields: Vec<_> = line.split_whitespace().collect();
     let is_listener = fields.get(1)?.ends_with(&format!(":{port:04X}")) && fields[3] == TCP_LISTEN;
     is_listener.then(|| Some(format!("socket:[{}]", fields.get(9)?))).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lsof_names_listener() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let Some(found) = find_listener_with_lsof(port) else {
+            assert!(std::process::Command::new("lsof").output().is_err(), "lsof finds nothing");
+            eprintln!("skipped: lsof is not installed");
+            return;
+        };
+        let suffix = format!(", pid {},", std::process::id());
+        assert!(found.ends_with(&suffix), "{found}");
+        drop(listener);
+        assert_eq!(find_listener_with_lsof(port), None);
+    }
 }
