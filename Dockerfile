@@ -3,6 +3,8 @@
 
 FROM rust:1.95-bookworm AS build
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+# Adds the list of crates to each program, for `cargo audit bin` and the scanners of images.
+RUN cargo install --locked cargo-auditable@0.7.7
 WORKDIR /src
 COPY . .
 # Value of the label `revision` of build_info. The build context does not contain .git.
@@ -11,7 +13,7 @@ ARG REVISION=unknown
 # this workspace.
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     --mount=type=cache,target=/src/target,sharing=locked \
-    REVISION="$REVISION" cargo build --release --locked -p service-a -p service-b -p lab \
+    REVISION="$REVISION" cargo auditable build --release --locked -p service-a -p service-b -p lab \
     && install -D -t /image/usr/local/bin target/release/service-a target/release/service-b target/release/lab
 # The C library and its loader are the only files that the programs need.
 RUN ldd /image/usr/local/bin/* | grep -o '/lib[^ ]*' | sort -u | xargs cp --parents --dereference --target-directory=/image
