@@ -1,10 +1,11 @@
 //! The commands of docs/exercises.md and docs/teaching.md, run as the pages print them.
 //!
-//! A block `console` has commands, each behind `$ `, and the lines that each of them prints. `…` stands for any
-//! text within a line, and a line `…` for any number of lines. `cargo run` without ` -- ` starts a program that
-//! runs until Ctrl-C. A block `text` has lines that the lab prints in its terminal, in any order. A command that
-//! only reads `/metrics` or Jaeger is repeated until it prints what the page says, because telemetry arrives
-//! later than the response.
+//! A block `console` has commands, each behind `$ ` and followed by the lines that it prints. `…` stands for
+//! any text within a line, and a line `…` for any number of lines. `cargo run` without ` -- ` starts a program
+//! that runs until Ctrl-C. A block `text` has lines that the lab prints, in any order. A command that reads
+//! `/metrics` or Jaeger is repeated until it prints what the page says, because telemetry arrives after the
+//! response.
+
 #![cfg(unix)]
 #![allow(
     clippy::unwrap_used,
@@ -17,13 +18,15 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Instant;
 
 use testkit::{Process, ProcessBuilder, ReservedPort, TEST_TIMEOUT};
 
-/// Addresses on the pages, with the variables that select others.
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
+/// Addresses on the pages, and the variables that select others. No process listens at the last one.
 const ADDRESSES: [(&str, &str); 7] = [
     ("127.0.0.1:8080", "SERVICE_A_ADDR"),
     ("127.0.0.1:8081", "SERVICE_B_ADDR"),
@@ -31,7 +34,6 @@ const ADDRESSES: [(&str, &str); 7] = [
     ("127.0.0.1:16686", "JAEGER_UI_ADDR"),
     ("127.0.0.1:4317", "OTLP_GRPC_ADDR"),
     ("127.0.0.1:4318", "OTLP_HTTP_ADDR"),
-    // No process listens there.
     ("127.0.0.1:4371", "UNUSED_ADDR"),
 ];
 
@@ -44,63 +46,29 @@ const PARTS: [&str; 5] = [
     "\n<details><summary>Solution</summary>\n",
 ];
 
-/// Line behind the output of each command.
+/// Line that follows the output of each command.
 const END: &str = "end of the output";
 
-fn page(name: &str) -> String {
-    std::fs::read_to_string(root().join(name)).unwrap()
+/// Command and the lines that it prints. Without a command, the lines are those of the lab.
+struct Step<'a> {
+    command: &'a str,
+    output: Vec<&'a str>,
 }
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
-}
-
-/// Titles and texts of the exercises.
-fn exercises(page: &str) -> Vec<(&str, &str)> {
-    let sections = page.split("\n## ").skip(1).map(|section| section.split_once('\n').unwrap());
-    sections.filter(|(title, _)| title.starts_with(|char: char| char.is_ascii_digit())).collect()
-}
-
-/// Splits an exercise at the headings of its parts.
-fn parts<'a>(title: &str, mut text: &'a str) -> Vec<&'a str> {
-    let mut parts = Vec::new();
-    for heading in PARTS {
-        let (before, after) =
-            text.split_once(heading).unwrap_or_else(|| panic!("{title}: no {heading}"));
-        parts.push(before);
-        text = after;
-    }
-    let (solution, rest) = text.split_once("</details>").unwrap();
-    assert_eq!(rest.trim(), "", "{title}: text behind the solution");
-    parts.push(solution);
-    parts.split_off(1)
-}
-
-/// Block of a page.
-enum Block<'a> {
-    /// Command and its output.
-    Command(&'a str, Vec<&'a str>),
-    /// Line on the terminal of the lab.
-    LabLine(&'a str),
-}
-
-fn blocks(text: &str) -> Vec<Block<'_>> {
-    let mut blocks = Vec::new();
-    let mut language = None;
-    for line in text.lines() {
-        match (language, line.strip_prefix("```"), line.strip_prefix("$ ")) {
-            (None, Some(name), _) => language = Some(name),
-            (Some(_), Some(_), _) => language = None,
-            (Some("console"), _, Some(command)) => blocks.push(Block::Command(command, vec![])),
-            (Some("console"), ..) => match blocks.last_mut() {
-                Some(Block::Command(_, output)) => output.push(line),
-                _ => panic!("output without a command: {line}"),
-            },
-            (Some("text"), ..) => blocks.push(Block::LabLine(line)),
-            _ => {}
+fn steps(text: &str) -> Vec<Step<'_>> {
+    let mut steps = Vec::new();
+    for block in text.split("```").skip(1).step_by(2) {
+        let mut lines = block.lines();
+        match lines.next() {
+            Some("console") => steps.extend(block.split("\n$ ").skip(1).map(|step| {
+                let mut lines = step.lines();
+                Step { command: lines.next().unwrap(), output: lines.collect() }
+            })),
+            Some("text") => steps.push(Step { command: "", output: lines.collect() }),
+            language => assert_eq!(language, Some("rust"), "a block that no test runs"),
         }
     }
-    blocks
+    steps
 }
 
 /// Terminals of a student.
@@ -113,43 +81,39 @@ struct Terminals {
 
 impl Terminals {
     fn open() -> Self {
-        let ports = ADDRESSES.map(|_| ReservedPort::bind());
-        let addresses = ports.map(ReservedPort::release);
-        let shell = Shell::start(addresses[1]);
-        Self { addresses, lab: None, programs: Vec::new(), shell }
+        let addresses = ADDRESSES.map(|_| ReservedPort::bind()).map(ReservedPort::release);
+        Self { addresses, lab: None, programs: Vec::new(), shell: Shell::start(addresses[1]) }
     }
 
     fn run(&mut self, text: &str) {
-        for block in blocks(text) {
-            match block {
-                Block::Command(command, output) if is_program(command) => {
-                    assert!(output.is_empty(), "{command}: its output belongs into a block `text`");
-                    self.start(command);
-                }
-                Block::Command(command, output) => self.check(command, &output),
-                Block::LabLine(expected) => {
-                    let lab = self.lab.as_ref().expect("a lab before the block `text`");
+        for Step { command, output } in steps(text) {
+            if command.is_empty() {
+                let lab = self.lab.as_ref().unwrap();
+                for expected in output {
                     let matches = |line: &str| is_match(expected, &self.on_page(line));
                     lab.wait_for_stdout_line(expected, matches);
                 }
+            } else if command.contains("cargo run") && !command.contains(" -- ") {
+                assert!(output.is_empty(), "{command}: its output belongs into a block `text`");
+                self.start(&self.on_machine(command).replace("cargo run", "exec cargo run"));
+            } else {
+                self.check(command, &output);
             }
         }
     }
 
-    /// Starts a program. Another lab is stopped before.
+    /// Starts a program. A lab that runs is stopped first.
     fn start(&mut self, command: &str) {
-        let command = self.on_machine(command).replace("cargo run", "exec cargo run");
-        let environment = ADDRESSES.iter().zip(self.addresses);
+        let variables = ADDRESSES.map(|(_, variable)| variable);
         let program = ProcessBuilder::new("bash")
-            .args(["-c", &built(&command)])
-            .envs(environment.map(|((_, variable), address)| (*variable, address.to_string())));
+            .args(["-c", &with_executables(command)])
+            .envs(variables.into_iter().zip(self.addresses.map(|address| address.to_string())));
         if command.contains("--example") {
-            self.programs.push(program.serve());
-        } else {
-            self.stop_lab();
-            let lab = self.lab.insert(program.start());
-            lab.wait_for_stdout_line("the banner", |line| line.contains("ends it all"));
+            return self.programs.push(program.serve());
         }
+        self.stop_lab();
+        let lab = self.lab.insert(program.start());
+        lab.wait_for_stdout_line("the end of the banner", |line| line.contains("ends it all"));
     }
 
     fn stop_lab(&mut self) {
@@ -165,31 +129,26 @@ impl Terminals {
         let is_read = command.contains("/metrics") || command.contains(":16686/");
         let deadline = Instant::now() + TEST_TIMEOUT;
         loop {
-            let output = self.shell.run(&built(&self.on_machine(command)));
-            let output: Vec<_> = output.iter().map(|line| self.on_page(line)).collect();
-            if are_matches(expected, &output) {
+            let lines = self.shell.run(&with_executables(&self.on_machine(command)));
+            let lines: Vec<_> = lines.iter().map(|line| self.on_page(line)).collect();
+            if are_matches(expected, &lines) {
                 return;
             }
-            let is_last = !is_read || Instant::now() > deadline;
-            assert!(
-                !is_last,
-                "$ {command}\nprints\n{}\nexpected\n{}",
-                output.join("\n"),
-                expected.join("\n")
-            );
+            if !is_read || Instant::now() > deadline {
+                panic!("$ {command}\n{}\nexpected\n{}", lines.join("\n"), expected.join("\n"));
+            }
         }
     }
 
-    /// Replaces the addresses and process ids of a page with those of this run.
+    /// Replaces addresses and process ids of a page with those of this run.
     fn on_machine(&self, command: &str) -> String {
         let mut command = command.to_owned();
         for ((address, _), actual) in ADDRESSES.iter().zip(self.addresses) {
             command = command.replace(address, &actual.to_string());
         }
         for line in self.lab.iter().flat_map(Process::stdout) {
-            if let [label @ ("A" | "B"), _, "pid", pid, ..] =
-                line.split_whitespace().collect::<Vec<_>>()[..]
-            {
+            let words: Vec<_> = line.split_whitespace().collect();
+            if let [label @ ("A" | "B"), _, "pid", pid, ..] = words[..] {
                 command = command.replace(&format!("PID_{label}"), pid);
             }
         }
@@ -198,49 +157,40 @@ impl Terminals {
 
     /// Replaces the addresses of this run with those of a page.
     fn on_page(&self, line: &str) -> String {
-        let mut line = line.to_owned();
+        let mut line = line.trim_end_matches('\r').to_owned();
         for ((address, _), actual) in ADDRESSES.iter().zip(self.addresses) {
             let (ip, port) = address.split_once(':').unwrap();
-            line = line
-                .replace(&actual.ip().to_string(), ip)
-                .replace(&actual.port().to_string(), port);
+            line = line.replace(&actual.ip().to_string(), ip);
+            line = line.replace(&actual.port().to_string(), port);
         }
         line
     }
 }
 
-/// Returns `true` for a command that runs until Ctrl-C.
-fn is_program(command: &str) -> bool {
-    command.contains("cargo run") && !command.contains(" -- ")
-}
-
 /// Replaces `cargo run` with the executables that cargo has built.
-fn built(command: &str) -> String {
+fn with_executables(command: &str) -> String {
     let lab = Path::new(env!("CARGO_BIN_EXE_lab"));
-    let examples = lab.with_file_name("examples/");
     command
-        .replace("cargo run --example ", examples.to_str().unwrap())
+        .replace("cargo run --example ", &lab.with_file_name("examples/").to_string_lossy())
         .replace("cargo run -- ", &format!("{} ", lab.display()))
-        .replace("cargo run", lab.to_str().unwrap())
+        .replace("cargo run", &lab.to_string_lossy())
 }
 
 fn are_matches(expected: &[&str], lines: &[String]) -> bool {
     match (expected, lines) {
-        ([], lines) => lines.is_empty(),
-        (["…", rest @ ..], lines) => {
-            (0..=lines.len()).any(|skipped| are_matches(rest, &lines[skipped..]))
-        }
+        (["…", rest @ ..], _) => (0..=lines.len()).any(|at| are_matches(rest, &lines[at..])),
         ([first, rest @ ..], [line, lines @ ..]) => {
             is_match(first, line) && are_matches(rest, lines)
         }
-        _ => false,
+        _ => expected.is_empty() && lines.is_empty(),
     }
 }
 
 fn is_match(expected: &str, line: &str) -> bool {
     let Some((start, rest)) = expected.split_once('…') else { return expected == line };
     let Some(line) = line.strip_prefix(start) else { return false };
-    line.char_indices().map(|(at, _)| &line[at..]).chain([""]).any(|line| is_match(rest, line))
+    let mut ends = line.char_indices().map(|(at, _)| &line[at..]).chain([""]);
+    ends.any(|end| is_match(rest, end))
 }
 
 /// Shell that keeps its variables and background jobs between commands.
@@ -253,7 +203,7 @@ struct Shell {
 impl Shell {
     fn start(service_b: SocketAddr) -> Self {
         let mut process = Command::new("bash")
-            .current_dir(root())
+            .current_dir(ROOT)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap())
             .env("LOAD_TARGET", format!("http://{service_b}"))
@@ -264,27 +214,19 @@ impl Shell {
         let mut stdin = process.stdin.take().unwrap();
         writeln!(stdin, "exec 2>&1").unwrap();
         let stdout = BufReader::new(process.stdout.take().unwrap());
-        let (sender, lines) = mpsc::channel();
-        thread::spawn(move || {
-            stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
-        });
+        let (sender, lines) = channel();
+        thread::spawn(move || stdout.lines().try_for_each(|line| sender.send(line.unwrap())));
         Self { process, stdin, lines }
     }
 
     /// Runs a command and returns the lines that it prints.
     fn run(&mut self, command: &str) -> Vec<String> {
         writeln!(self.stdin, "{command}\nprintf '\\n%s\\n' '{END}'").unwrap();
-        let next = || {
-            self.lines
-                .recv_timeout(TEST_TIMEOUT)
-                .unwrap_or_else(|_| panic!("$ {command}\ndoes not end"))
-        };
+        let next = || self.lines.recv_timeout(TEST_TIMEOUT).expect(command);
         let mut lines: Vec<_> =
             std::iter::repeat_with(next).take_while(|line| line != END).collect();
-        // The line break before END.
-        if lines.last().is_some_and(String::is_empty) {
-            lines.pop();
-        }
+        // The output ends with a line break, or it has none at all.
+        lines.pop_if(|line| line.is_empty());
         lines
     }
 }
@@ -296,55 +238,66 @@ impl Drop for Shell {
     }
 }
 
-/// Returns `true` if the commands of the pages can run.
+fn read(path: &str) -> String {
+    std::fs::read_to_string(Path::new(ROOT).join(path)).unwrap()
+}
+
+/// Returns `true` if all tools are installed.
 fn has_tools(tools: &[&str]) -> bool {
-    let is_missing =
-        |tool: &&&str| Command::new(tool).arg("--version").stdout(Stdio::null()).status().is_err();
+    let is_missing = |tool: &&&str| Command::new(tool).arg("--version").output().is_err();
     let missing = tools.iter().find(is_missing);
     missing.inspect(|tool| println!("skipped: {tool} is not installed")).is_none()
 }
 
-#[test]
-fn page_quotes_service_c() {
-    let code = format!("\n```rust\n{}```\n", page("lab/examples/service_c.rs"));
-    assert!(page("docs/exercises.md").contains(&code), "{code}");
+fn check_exercise(exercise: &str, is_runnable: bool) {
+    let mut rest = exercise;
+    let [_, preparation, question, tool, commands] = PARTS.map(|heading| {
+        let (part, after) = rest.split_once(heading).expect(heading);
+        rest = after;
+        part
+    });
+    assert!(!question.is_empty() && !tool.is_empty() && rest.trim_end().ends_with("</details>"));
+    let typed = |text| -> Vec<_> {
+        let commands = steps(text).into_iter().map(|step| step.command);
+        commands.filter(|command| !command.is_empty()).collect()
+    };
+    assert_eq!(typed(commands), typed(rest), "the solution has other commands");
+    if is_runnable {
+        let mut terminals = Terminals::open();
+        terminals.run(preparation);
+        terminals.run(rest);
+        terminals.stop_lab();
+    }
 }
 
 #[test]
 fn exercises_print_their_answers() {
-    let page = page("docs/exercises.md");
-    let exercises = exercises(&page);
+    let page = read("docs/exercises.md");
+    let exercises: Vec<_> = page.split("\n## ").skip(1).collect();
     assert_eq!(exercises.len(), 10);
     let is_runnable = has_tools(&["bash", "curl"]);
     thread::scope(|scope| {
-        for (title, text) in exercises {
-            let [preparation, _, _, commands, solution] = parts(title, text)[..] else {
-                panic!("{title}")
-            };
-            let typed = |text| -> Vec<_> {
-                let blocks = blocks(text).into_iter();
-                blocks
-                    .filter_map(|block| {
-                        if let Block::Command(command, _) = block { Some(command) } else { None }
-                    })
-                    .collect()
-            };
-            assert_eq!(
-                typed(commands),
-                typed(solution),
-                "{title}: the solution has other commands"
-            );
-            if is_runnable {
-                thread::Builder::new()
-                    .name(title.to_owned())
-                    .spawn_scoped(scope, move || {
-                        let mut terminals = Terminals::open();
-                        terminals.run(preparation);
-                        terminals.run(solution);
-                        terminals.stop_lab();
-                    })
-                    .unwrap();
-            }
+        for exercise in exercises {
+            let title = exercise.lines().next().unwrap().to_owned();
+            let exercise = move || check_exercise(exercise, is_runnable);
+            thread::Builder::new().name(title).spawn_scoped(scope, exercise).unwrap();
         }
     });
+}
+
+#[test]
+fn exercises_quote_service_c() {
+    let code = format!("\n```rust\n{}```\n", read("lab/examples/service_c.rs"));
+    assert!(read("docs/exercises.md").contains(&code), "{code}");
+}
+
+/// A run against the services of the lab has all points.
+#[test]
+fn rubric_gives_points() {
+    if has_tools(&["bash", "curl", "python3"]) {
+        std::fs::create_dir_all(Path::new(ROOT).join("target")).unwrap();
+        let mut terminals = Terminals::open();
+        terminals.run(&read("docs/teaching.md"));
+        terminals.stop_lab();
+    }
 }
