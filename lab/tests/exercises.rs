@@ -74,7 +74,7 @@ fn steps(text: &str) -> Vec<Step<'_>> {
 /// Terminals of a student.
 struct Terminals {
     addresses: [SocketAddr; ADDRESSES.len()],
-    lab: Option<Process>,
+    /// Programs that run until Ctrl-C, first the lab.
     programs: Vec<Process>,
     shell: Shell,
 }
@@ -82,44 +82,47 @@ struct Terminals {
 impl Terminals {
     fn open() -> Self {
         let addresses = ADDRESSES.map(|_| ReservedPort::bind()).map(ReservedPort::release);
-        Self { addresses, lab: None, programs: Vec::new(), shell: Shell::start(addresses[1]) }
+        Self { addresses, programs: Vec::new(), shell: Shell::start(addresses[1]) }
     }
 
     fn run(&mut self, text: &str) {
         for Step { command, output } in steps(text) {
             if command.is_empty() {
-                let lab = self.lab.as_ref().unwrap();
                 for expected in output {
                     let matches = |line: &str| is_match(expected, &self.on_page(line));
-                    lab.wait_for_stdout_line(expected, matches);
+                    self.programs[0].wait_for_stdout_line(expected, matches);
                 }
             } else if command.contains("cargo run") && !command.contains(" -- ") {
                 assert!(output.is_empty(), "{command}: its output belongs into a block `text`");
-                self.start(&self.on_machine(command).replace("cargo run", "exec cargo run"));
+                self.start(command);
             } else {
                 self.check(command, &output);
             }
         }
     }
 
-    /// Starts a program. A lab that runs is stopped first.
+    /// Starts a program. The lab takes the place of all that run.
     fn start(&mut self, command: &str) {
+        let last_line = if command.contains("--example") {
+            "msg=\"listening\""
+        } else {
+            self.stop();
+            "ends it all"
+        };
+        let command = self.on_machine(&command.replace("cargo run", "exec cargo run"));
         let variables = ADDRESSES.map(|(_, variable)| variable);
         let program = ProcessBuilder::new("bash")
-            .args(["-c", &with_executables(command)])
-            .envs(variables.into_iter().zip(self.addresses.map(|address| address.to_string())));
-        if command.contains("--example") {
-            return self.programs.push(program.serve());
-        }
-        self.stop_lab();
-        let lab = self.lab.insert(program.start());
-        lab.wait_for_stdout_line("the end of the banner", |line| line.contains("ends it all"));
+            .args(["-c", &command])
+            .envs(variables.into_iter().zip(self.addresses.map(|address| address.to_string())))
+            .start();
+        program.wait_for_stdout_line(last_line, |line| line.contains(last_line));
+        self.programs.push(program);
     }
 
-    fn stop_lab(&mut self) {
-        if let Some(lab) = self.lab.take() {
-            lab.interrupt();
-            let exit = lab.wait();
+    fn stop(&mut self) {
+        for program in self.programs.drain(..).rev() {
+            program.interrupt();
+            let exit = program.wait();
             assert_eq!(exit.code, Some(0), "{exit:#?}");
         }
     }
@@ -129,7 +132,7 @@ impl Terminals {
         let is_read = command.contains("/metrics") || command.contains(":16686/");
         let deadline = Instant::now() + TEST_TIMEOUT;
         loop {
-            let lines = self.shell.run(&with_executables(&self.on_machine(command)));
+            let lines = self.shell.run(&self.on_machine(command));
             let lines: Vec<_> = lines.iter().map(|line| self.on_page(line)).collect();
             if are_matches(expected, &lines) {
                 return;
@@ -140,13 +143,17 @@ impl Terminals {
         }
     }
 
-    /// Replaces addresses and process ids of a page with those of this run.
+    /// Replaces what differs between a page and this run: executables, addresses and process ids.
     fn on_machine(&self, command: &str) -> String {
-        let mut command = command.to_owned();
+        let lab = Path::new(env!("CARGO_BIN_EXE_lab"));
+        let mut command = command
+            .replace("cargo run --example ", &lab.with_file_name("examples/").to_string_lossy())
+            .replace("cargo run -- ", &format!("{} ", lab.display()))
+            .replace("cargo run", &lab.to_string_lossy());
         for ((address, _), actual) in ADDRESSES.iter().zip(self.addresses) {
             command = command.replace(address, &actual.to_string());
         }
-        for line in self.lab.iter().flat_map(Process::stdout) {
+        for line in self.programs.iter().flat_map(Process::stdout) {
             let words: Vec<_> = line.split_whitespace().collect();
             if let [label @ ("A" | "B"), _, "pid", pid, ..] = words[..] {
                 command = command.replace(&format!("PID_{label}"), pid);
@@ -165,15 +172,6 @@ impl Terminals {
         }
         line
     }
-}
-
-/// Replaces `cargo run` with the executables that cargo has built.
-fn with_executables(command: &str) -> String {
-    let lab = Path::new(env!("CARGO_BIN_EXE_lab"));
-    command
-        .replace("cargo run --example ", &lab.with_file_name("examples/").to_string_lossy())
-        .replace("cargo run -- ", &format!("{} ", lab.display()))
-        .replace("cargo run", &lab.to_string_lossy())
 }
 
 fn are_matches(expected: &[&str], lines: &[String]) -> bool {
@@ -266,7 +264,7 @@ fn check_exercise(exercise: &str, is_runnable: bool) {
         let mut terminals = Terminals::open();
         terminals.run(preparation);
         terminals.run(rest);
-        terminals.stop_lab();
+        terminals.stop();
     }
 }
 
@@ -298,6 +296,6 @@ fn rubric_gives_points() {
         std::fs::create_dir_all(Path::new(ROOT).join("target")).unwrap();
         let mut terminals = Terminals::open();
         terminals.run(&read("docs/teaching.md"));
-        terminals.stop_lab();
+        terminals.stop();
     }
 }
