@@ -242,28 +242,31 @@ fn read(path: &str) -> String {
 
 /// Returns `true` if all tools are installed.
 fn has_tools(tools: &[&str]) -> bool {
-    let is_missing = |tool: &&&str| Command::new(tool).arg("--version").output().is_err();
-    let missing = tools.iter().find(is_missing);
+    let missing = tools.iter().find(|tool| Command::new(tool).arg("--version").output().is_err());
     missing.inspect(|tool| println!("skipped: {tool} is not installed")).is_none()
 }
 
 fn check_exercise(exercise: &str, is_runnable: bool) {
-    let mut rest = exercise;
-    let [_, preparation, question, tool, commands] = PARTS.map(|heading| {
-        let (part, after) = rest.split_once(heading).expect(heading);
-        rest = after;
+    let mut solution = exercise;
+    let [title, preparation, question, tool, commands] = PARTS.map(|heading| {
+        let (part, rest) = solution.split_once(heading).expect(heading);
+        solution = rest;
         part
     });
-    assert!(!question.is_empty() && !tool.is_empty() && rest.trim_end().ends_with("</details>"));
+    for part in [title, question, tool] {
+        assert!(!part.is_empty() && !part.contains("```"), "a block that no test runs: {part}");
+    }
+    assert!(solution.trim_end().ends_with("</details>"), "text after the solution");
     let typed = |text| -> Vec<_> {
         let commands = steps(text).into_iter().map(|step| step.command);
         commands.filter(|command| !command.is_empty()).collect()
     };
-    assert_eq!(typed(commands), typed(rest), "the solution has other commands");
+    let (asked, solved) = (typed(commands), typed(solution));
+    assert!(solved.starts_with(&asked), "the solution has other commands: {solved:#?}");
     if is_runnable {
         let mut terminals = Terminals::open();
         terminals.run(preparation);
-        terminals.run(rest);
+        terminals.run(solution);
         terminals.stop();
     }
 }
