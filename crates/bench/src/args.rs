@@ -2,6 +2,8 @@
 
 use clap::{Parser, Subcommand};
 
+use crate::services::App;
+
 /// Measures the cost of the telemetry against baselines of the services without it
 #[derive(Debug, Parser)]
 #[command(name = "bench", args_conflicts_with_subcommands = true)]
@@ -24,12 +26,15 @@ pub(crate) struct Options {
     /// Number of client connections
     #[arg(long, value_name = "N", default_value_t = 32)]
     pub(crate) connections: usize,
+    /// Services to compare, all by default
+    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
+    pub(crate) services: Vec<String>,
 }
 
 /// Measurements, and the helper processes that they start.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Compare CPU, throughput, latency and memory with the baseline (the default; needs wrk)
+    /// Compare CPU, throughput, latency and memory with the baseline (the default; needs wrk and h2load)
     Compare(Options),
     /// Count instructions and allocations per request (needs valgrind)
     ///
@@ -45,15 +50,11 @@ pub(crate) enum Command {
     Scaling(Options),
 
     #[command(hide = true)]
-    ServiceA,
+    Instrumented { app: App },
     #[command(hide = true)]
-    ServiceB,
+    Baseline { app: App },
     #[command(hide = true)]
     Routes { count: usize },
-    #[command(hide = true)]
-    BaselineA,
-    #[command(hide = true)]
-    BaselineB,
     #[command(hide = true)]
     BaselineRoutes { count: usize },
     #[command(hide = true)]

@@ -2,11 +2,12 @@
 //! axum and reqwest offer. The cost of telemetry is the difference to them.
 
 use std::env;
+use std::hint::black_box;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::Result;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
@@ -16,6 +17,7 @@ use strict_query::StrictQuery;
 use tokio::net::TcpListener;
 
 use crate::process::{log_listening, terminated};
+use crate::services::App;
 
 #[derive(Deserialize)]
 struct EchoParams {
@@ -34,10 +36,29 @@ struct CallEchoResponse {
     service_b: &'static str,
 }
 
+#[derive(Serialize)]
+struct Item {
+    id: u32,
+    name: String,
+    price: f64,
+    in_stock: bool,
+    tags: [&'static str; 3],
+}
+
 #[derive(Clone)]
 struct ServiceAClient {
     client: reqwest::Client,
     echo_url: Url,
+}
+
+/// Returns the router of `app`.
+pub(crate) fn router(app: App) -> Result<Router> {
+    Ok(match app {
+        App::A | App::Layer => service_a(),
+        App::B => service_b()?,
+        App::Api => api(),
+        App::Compute => compute(),
+    })
 }
 
 /// Returns the router of service A.
@@ -46,7 +67,7 @@ pub(crate) fn service_a() -> Router {
 }
 
 /// Returns the router of service B, which calls service A at `SERVICE_A_URL`.
-pub(crate) fn service_b() -> Result<Router> {
+fn service_b() -> Result<Router> {
     let client =
         reqwest::Client::builder().timeout(Duration::from_secs(1)).tcp_nodelay(true).build()?;
     let echo_url = env::var("SERVICE_A_URL")?.parse::<Url>()?.join("echo")?;
@@ -57,6 +78,28 @@ pub(crate) fn service_b() -> Result<Router> {
 /// Returns a router with `count` routes.
 pub(crate) fn routes(count: usize) -> Router {
     (0..count).fold(Router::new(), |router, n| router.route(&format!("/r/{n}"), get(async || "ok")))
+}
+
+/// Returns the router of a JSON API with 50 routes.
+pub(crate) fn api() -> Router {
+    let item = async |Path(id): Path<u32>| {
+        let tags = ["red", "large", "fragile"];
+        Json(Item { id, name: format!("item {id}"), price: 12.5, in_stock: true, tags })
+    };
+    (0..50)
+        .fold(Router::new(), |router, n| router.route(&format!("/r/{n}/items/{{id}}"), get(item)))
+}
+
+/// Returns a router with a handler that computes for about 100 µs.
+pub(crate) fn compute() -> Router {
+    // A fixed number of steps, so that a busy machine does not change the work.
+    let compute = async || {
+        let steps = 0..100_000_u64;
+        let hash =
+            steps.fold(1_u64, |hash, step| black_box(hash ^ step).wrapping_mul(0x100_0000_01b3));
+        hash.to_string()
+    };
+    Router::new().route("/compute", get(compute))
 }
 
 /// Serves `router` until SIGTERM.

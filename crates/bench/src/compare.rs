@@ -6,9 +6,7 @@ use testkit::Process;
 use crate::args::Options;
 use crate::interleave::{Sample, interleave, median, summary};
 use crate::process::helper;
-use crate::services::{
-    BASELINE, FULL, MeasuredService, ONE_PERCENT, SERVICE_A, SERVICE_B, Variant,
-};
+use crate::services::{BASELINE, FULL, MeasuredService, ONE_PERCENT, SERVICES, Variant};
 
 /// Maximum number of attempts to complete a round without dropped spans.
 const ATTEMPTS: u32 = 3;
@@ -22,11 +20,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         "{} rounds of {} turns of one second, {} connections, spans to Jaeger over gRPC, logs to a pipe",
         options.rounds, options.seconds, options.connections
     );
-    for service in [SERVICE_A, SERVICE_B] {
+    let is_selected = |service: &MeasuredService| {
+        options.services.is_empty() || options.services.iter().any(|name| name == service.name)
+    };
+    for service in SERVICES.into_iter().filter(is_selected) {
         let mut rounds = Vec::new();
         for number in 1..=options.rounds {
             rounds.push(run_round(service, &receiver, options)?);
-            eprintln!("service-{}: round {number} of {} completed", service.name, options.rounds);
+            eprintln!("{}: round {number} of {} completed", service.name, options.rounds);
         }
         print(service, &rounds);
     }
@@ -41,13 +42,13 @@ fn run_round(
 ) -> Result<Vec<Sample>> {
     let mut attempt = 1;
     loop {
-        let service_a = helper(&["baseline-a"])?.serve();
+        let service_a = helper(&["baseline", "a"])?.serve();
         let mut processes = Vec::new();
         for variant in COMPARED {
-            let builder = variant.configure(helper(&[&service.command(variant)])?, receiver);
+            let builder = variant.configure(helper(&service.command(variant))?, receiver);
             processes.push((variant, builder.env("SERVICE_A_URL", service_a.url()).serve()));
         }
-        match interleave(processes, service.path, options.connections, options.seconds) {
+        match interleave(processes, service, options.connections, options.seconds) {
             Err(error) if attempt < ATTEMPTS => eprintln!("round discarded: {error:#}"),
             result => return result,
         }
@@ -57,7 +58,7 @@ fn run_round(
 
 fn print(service: MeasuredService, rounds: &[Vec<Sample>]) {
     println!(
-        "\nservice-{} `GET {}`: median, [min..max], median ratio to the baseline of the same round",
+        "\n{} `GET {}`: median, [min..max], median ratio to the baseline of the same round",
         service.name, service.path
     );
     println!(
@@ -80,6 +81,9 @@ fn print(service: MeasuredService, rounds: &[Vec<Sample>]) {
             let text = format!("{} x{:.2}", summary(values, digits), median(ratios));
             print!(" {text:>width$}");
         }
-        println!();
+        match service.goals {
+            Some(goals) if index > 0 => println!("  goal x{:.2}", goals[index - 1]),
+            _ => println!(),
+        }
     }
 }

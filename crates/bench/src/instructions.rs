@@ -7,8 +7,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 use testkit::http::Connection;
 use testkit::{Process, ProcessBuilder};
 
+use crate::load::Protocol;
 use crate::process::{helper, stop};
-use crate::services::{MeasuredService, SERVICE_A, SERVICE_B, VARIANTS, Variant};
+use crate::services::{MeasuredService, SERVICES, VARIANTS, Variant};
 
 /// Number of requests before the counters are reset.
 const WARM_UP: u64 = 500;
@@ -36,11 +37,12 @@ struct Scenario {
     variant: Variant,
 }
 
-/// Returns each variant of each service.
+/// Returns each variant of each service over HTTP/1.1.
 fn scenarios() -> impl Iterator<Item = Scenario> {
-    [SERVICE_A, SERVICE_B].into_iter().flat_map(|service| {
+    let services = SERVICES.into_iter().filter(|service| service.protocol == Protocol::Http1);
+    services.flat_map(|service| {
         VARIANTS.map(|variant| {
-            let name = format!("{}-{}", service.name, variant.name);
+            let name = format!("{}-{}", service.name.trim_start_matches("service-"), variant.name);
             Scenario { name, service, variant }
         })
     })
@@ -89,7 +91,7 @@ pub(crate) fn check_budget() -> Result<()> {
 /// Returns the cost of one request.
 fn measure(scenario: &Scenario) -> Result<Cost> {
     let Scenario { name, service, variant } = scenario;
-    let service_a = helper(&["baseline-a"])?.serve();
+    let service_a = helper(&["baseline", "a"])?.serve();
     let receiver = helper(&["receiver"])?.serve();
     let file = format!("bench-{name}-{}.callgrind", std::process::id());
     let profile = env::temp_dir().join(file);
@@ -97,7 +99,7 @@ fn measure(scenario: &Scenario) -> Result<Cost> {
         .args(["--tool=callgrind", "--quiet", "--compress-strings=no"])
         .arg(format!("--callgrind-out-file={}", profile.display()))
         .arg(env::current_exe()?)
-        .arg(service.command(*variant))
+        .args(service.command(*variant))
         .env("SERVICE_A_URL", service_a.url())
         // With one worker thread, the number of wake-ups does not depend on scheduling.
         .env("TOKIO_WORKER_THREADS", "1");

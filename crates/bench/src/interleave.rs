@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use testkit::Process;
 
-use crate::load::{WrkResult, wrk};
+use crate::load::{LoadResult, load};
 use crate::process::{cpu_seconds, resident_mib, stop};
-use crate::services::{BASELINE, FULL, Variant};
+use crate::services::{BASELINE, FULL, MeasuredService, Variant};
 
 /// Maximum time until the last batch is exported.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(20);
@@ -29,7 +29,7 @@ struct Candidate {
     process: Process,
     url: String,
     cpu_before: f64,
-    results: Vec<WrkResult>,
+    results: Vec<LoadResult>,
 }
 
 /// Loads each process for `turns` turns and stops it. Returns the samples in the order of the processes.
@@ -38,14 +38,14 @@ struct Candidate {
 /// Fails if a span was dropped, because a full queue makes tracing appear cheap.
 pub(crate) fn interleave(
     processes: Vec<(Variant, Process)>,
-    path: &str,
+    service: MeasuredService,
     connections: usize,
     turns: u32,
 ) -> Result<Vec<Sample>> {
     let mut candidates = Vec::new();
     for (variant, process) in processes {
-        let url = format!("{}{path}", process.url());
-        wrk(&url, connections, 1)?;
+        let url = format!("{}{}", process.url(), service.path);
+        load(service.protocol, &url, connections)?;
         let cpu_before = cpu_seconds(&process)?;
         candidates.push(Candidate { variant, process, url, cpu_before, results: Vec::new() });
     }
@@ -53,7 +53,7 @@ pub(crate) fn interleave(
     for _ in 0..turns {
         for &index in &order {
             let candidate = &mut candidates[index];
-            candidate.results.push(wrk(&candidate.url, connections, 1)?);
+            candidate.results.push(load(service.protocol, &candidate.url, connections)?);
         }
         // Another candidate goes first in the next turn.
         order.rotate_left(1);
@@ -71,7 +71,7 @@ impl Candidate {
             let is_complete = variant != FULL || exported >= requests;
             ensure!(is_complete, "{exported} spans exported for {requests} requests");
         }
-        let median = |value: fn(&WrkResult) -> f64| median(results.iter().map(value));
+        let median = |value: fn(&LoadResult) -> f64| median(results.iter().map(value));
         let sample = Sample {
             cpu_us: (cpu_seconds(&process)? - cpu_before) * 1e6 / requests,
             per_second: median(|result| result.per_second),

@@ -11,6 +11,7 @@ mod args;
 mod baseline;
 mod compare;
 mod instructions;
+mod instrumented;
 mod interleave;
 mod load;
 mod process;
@@ -30,11 +31,11 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Instructions { names } => instructions::run(&names)?,
         Command::CheckBudget => instructions::check_budget()?,
         Command::Scaling(options) => scaling::run(&options)?,
-        Command::ServiceA => return Ok(service_a::main(["service-a".into()])),
-        Command::ServiceB => return Ok(service_b::main(["service-b".into()])),
-        Command::Routes { count } => return Ok(scaling::serve_routes(count)),
-        Command::BaselineA => baseline::serve(baseline::service_a())?,
-        Command::BaselineB => baseline::serve(baseline::service_b()?)?,
+        Command::Instrumented { app } => return Ok(instrumented::serve(app)),
+        Command::Routes { count } => {
+            return Ok(instrumented::serve_router(baseline::routes(count)));
+        }
+        Command::Baseline { app } => baseline::serve(baseline::router(app)?)?,
         Command::BaselineRoutes { count } => baseline::serve(baseline::routes(count))?,
         Command::Receiver => process::serve_receiver()?,
     }

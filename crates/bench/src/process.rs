@@ -1,5 +1,6 @@
 //! Helper processes, which are this program with other arguments.
 
+use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::{env, fs};
 
@@ -13,7 +14,7 @@ const TICKS_PER_SECOND: f64 = 100.0;
 
 /// Returns a builder for a helper process. Keeping the millions of log lines that it writes under load
 /// would cost CPU time and memory beside the process under measurement.
-pub(crate) fn helper(args: &[&str]) -> Result<ProcessBuilder> {
+pub(crate) fn helper(args: &[impl AsRef<OsStr>]) -> Result<ProcessBuilder> {
     let builder = ProcessBuilder::new(env::current_exe()?).args(args);
     Ok(builder.stdout(Stdout::DiscardAfterFirstLine))
 }

@@ -1,47 +1,44 @@
 //! Scaling: CPU time per request by connections and routes, memory by requests, `/metrics` by series.
 //! Startup time and idle memory.
 
-use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use testkit::http::Request;
 use testkit::{Process, ProcessBuilder};
 
 use crate::args::Options;
-use crate::baseline;
 use crate::interleave::{Sample, interleave, median, summary};
 use crate::load::wrk;
 use crate::process::{helper, resident_mib, stop};
-use crate::services::{BASELINE, FULL, SERVICE_A};
+use crate::services::{BASELINE, FULL, MeasuredService, SERVICE_A};
 
 /// Number of requests over which memory is observed.
 const REQUESTS: f64 = 10_000_000.0;
 
-/// Serves `count` routes with the telemetry of service A.
-pub(crate) fn serve_routes(count: usize) -> ExitCode {
-    observability::run(async {
-        let args: service_a::Args = service_a::SERVICE.parse(["routes".into()])?;
-        let telemetry = observability::init(service_a::SERVICE, &args.config)?;
-        telemetry.serve(baseline::routes(count)).await
-    })
-}
+/// Media types of `/metrics`, without their parameters that have defaults.
+const FORMATS: [&str; 3] = [
+    "text/plain",
+    "application/openmetrics-text",
+    "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited",
+];
 
 /// Measures and prints everything.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let receiver = helper(&["receiver"])?.serve();
     let instrumented = |args: &[&str]| Ok(FULL.configure(helper(args)?, &receiver));
-    let service_a = || instrumented(&["service-a"]);
+    let service_a = || instrumented(&["instrumented", "a"]);
     print_startup(service_a, options.rounds)?;
 
     println!(
         "\nconnections  CPU us/request: baseline  instrumented  ratio  requests/s  resident MiB"
     );
     for connections in [1, 10, 100, 1000] {
-        let baseline = helper(&["baseline-a"])?.serve();
+        let baseline = helper(&["baseline", "a"])?.serve();
         let service_a = service_a()?.serve();
         let (cpu, instrumented) =
-            compare(baseline, service_a, SERVICE_A.path, connections, options.seconds)?;
+            compare(baseline, service_a, SERVICE_A, connections, options.seconds)?;
         println!(
             "{connections:11}  {cpu}  {:10.0}  {:12.1}",
             instrumented.per_second, instrumented.resident_mib
@@ -49,7 +46,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
 
     println!(
-        "\nroutes  series  CPU us/request: baseline  instrumented  ratio  /metrics ms  resident MiB"
+        "\nroutes  series  CPU us/request: baseline  instrumented  ratio   \
+         text ms  OpenMetrics  protobuf  resident MiB"
     );
     for routes in [10, 600, 10_000] {
         let count = routes.to_string();
@@ -60,15 +58,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             let response = instrumented.get(&format!("/r/{n}"));
             ensure!(response.status == 200, "{response:?}");
         }
-        let scrapes: Vec<_> = (0..5).map(|_| instrumented.get("/metrics")).collect();
-        let series = scrapes[0].text().lines().filter(|line| !line.starts_with('#')).count();
-        let scrape_ms = median(scrapes.iter().map(|scrape| scrape.elapsed.as_secs_f64() * 1e3));
+        let page = instrumented.get("/metrics");
+        let series = page.text().lines().filter(|line| !line.starts_with('#')).count();
+        let scrape_ms: String =
+            FORMATS.map(|format| format!("  {:8.1}", scrape_ms(&instrumented, format))).concat();
+        let service = MeasuredService { path: "/r/7", ..SERVICE_A };
         let (cpu, instrumented) =
-            compare(baseline, instrumented, "/r/7", options.connections, options.seconds)?;
-        println!(
-            "{routes:6}  {series:6}  {cpu}  {scrape_ms:11.1}  {:12.1}",
-            instrumented.resident_mib
-        );
+            compare(baseline, instrumented, service, options.connections, options.seconds)?;
+        println!("{routes:6}  {series:6}  {cpu}{scrape_ms}  {:12.1}", instrumented.resident_mib);
     }
 
     print_memory(&service_a()?.serve(), options.connections)
@@ -90,6 +87,14 @@ fn print_startup(builder: impl Fn() -> Result<ProcessBuilder>, rounds: u32) -> R
     Ok(())
 }
 
+/// Returns the median time of a scrape in this format.
+fn scrape_ms(process: &Process, format: &str) -> f64 {
+    median((0..5).map(|_| {
+        let scrape = Request::new("GET", "/metrics").header("Accept", format);
+        scrape.send(process.address()).elapsed.as_secs_f64() * 1e3
+    }))
+}
+
 fn print_memory(process: &Process, connections: usize) -> Result<()> {
     println!("\nrequests so far  resident MiB");
     let url = format!("{}{}", process.url(), SERVICE_A.path);
@@ -107,12 +112,12 @@ fn print_memory(process: &Process, connections: usize) -> Result<()> {
 fn compare(
     baseline: Process,
     instrumented: Process,
-    path: &str,
+    service: MeasuredService,
     connections: usize,
     turns: u32,
 ) -> Result<(String, Sample)> {
     let processes = vec![(BASELINE, baseline), (FULL, instrumented)];
-    let samples = interleave(processes, path, connections, turns)?;
+    let samples = interleave(processes, service, connections, turns)?;
     let (baseline, cpu) = (samples[0].cpu_us, samples[1].cpu_us);
     Ok((format!("{baseline:24.1}  {cpu:12.1}  {:5.2}", cpu / baseline), samples[1]))
 }

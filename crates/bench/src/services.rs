@@ -1,25 +1,79 @@
 //! Services under measurement.
 
+use clap::ValueEnum;
 use testkit::{Process, ProcessBuilder};
 
-/// One of the two services.
+use crate::load::Protocol;
+
+/// A helper process that serves the same handlers with telemetry and without.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum App {
+    /// Service A.
+    A,
+    /// Service B.
+    B,
+    /// Service A's handler behind `axum::serve`, with the layer alone.
+    Layer,
+    /// 50 routes with path parameters and JSON bodies.
+    Api,
+    /// A handler that computes for about 100 µs.
+    Compute,
+}
+
+/// A service under measurement.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MeasuredService {
     pub(crate) name: &'static str,
+    pub(crate) app: App,
     /// Target of the requests.
     pub(crate) path: &'static str,
+    pub(crate) protocol: Protocol,
+    /// Highest ratios of CPU time to the baseline that are aimed at, with all requests traced and with 1 %.
+    pub(crate) goals: Option<[f64; 2]>,
 }
 
-pub(crate) const SERVICE_A: MeasuredService =
-    MeasuredService { name: "a", path: "/echo?msg=hello" };
-pub(crate) const SERVICE_B: MeasuredService =
-    MeasuredService { name: "b", path: "/call-echo?msg=hello" };
+pub(crate) const SERVICE_A: MeasuredService = MeasuredService {
+    name: "service-a",
+    app: App::A,
+    path: "/echo?msg=hello",
+    protocol: Protocol::Http1,
+    goals: Some([1.40, 1.25]),
+};
+pub(crate) const SERVICE_B: MeasuredService = MeasuredService {
+    name: "service-b",
+    app: App::B,
+    path: "/call-echo?msg=hello",
+    goals: Some([1.25, 1.12]),
+    ..SERVICE_A
+};
+
+/// The services that `compare` measures.
+pub(crate) const SERVICES: [MeasuredService; 6] = [
+    SERVICE_A,
+    SERVICE_B,
+    MeasuredService {
+        name: "service-a-http2",
+        protocol: Protocol::Http2,
+        goals: None,
+        ..SERVICE_A
+    },
+    MeasuredService { name: "layer", app: App::Layer, goals: None, ..SERVICE_A },
+    MeasuredService { name: "api", app: App::Api, path: "/r/7/items/42", goals: None, ..SERVICE_A },
+    MeasuredService {
+        name: "compute",
+        app: App::Compute,
+        path: "/compute",
+        goals: Some([1.03, 1.03]),
+        ..SERVICE_A
+    },
+];
 
 impl MeasuredService {
-    /// Returns the command that starts the helper process of `variant`.
-    pub(crate) fn command(self, variant: Variant) -> String {
-        let program = if variant == BASELINE { "baseline" } else { "service" };
-        format!("{program}-{}", self.name)
+    /// Returns the arguments of the helper process of `variant`.
+    pub(crate) fn command(self, variant: Variant) -> [String; 2] {
+        let command = if variant == BASELINE { "baseline" } else { "instrumented" };
+        let app = self.app.to_possible_value().map(|value| value.get_name().to_owned());
+        [command.to_owned(), app.unwrap_or_default()]
     }
 }
 
