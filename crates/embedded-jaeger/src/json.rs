@@ -9,7 +9,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
+use opentelemetry_proto::tonic::common::v1::{InstrumentationScope, KeyValue};
 use opentelemetry_proto::tonic::trace::v1::span::Link;
 use serde::{Serialize, Serializer};
 
@@ -194,24 +194,39 @@ impl SpansJson<'_> {
             None if parent == SpanId::ZERO => {}
             None => references.push(ReferenceJson::new("CHILD_OF", self.trace, parent)),
         }
+        let has_parent = !references.is_empty();
         for link in links {
-            match TraceId::from_otlp(&link.trace_id).zip(SpanId::from_otlp(&link.span_id)) {
-                None => warnings.push("a link without valid ids is left out".to_owned()),
-                // The UI builds the tree from the span id of the first reference, whatever its trace.
-                Some((trace_id, span_id))
-                    if (trace_id == self.trace || references.is_empty())
-                        && !self.tree.allows_link(node, span_id) =>
-                {
-                    warnings
-                        .push(format!("the link to {span_id}, a span further down, is left out"));
-                }
-                Some((trace_id, span_id)) => {
-                    references.push(ReferenceJson::new("FOLLOWS_FROM", trace_id, span_id));
-                }
+            let ids = TraceId::from_otlp(&link.trace_id).zip(SpanId::from_otlp(&link.span_id));
+            let Some((trace_id, span_id)) = ids else {
+                warnings.push("Invalid span link removed".to_owned());
+                continue;
+            };
+            let ref_type = reference_type(link);
+            if has_parent && (trace_id, span_id) == (self.trace, parent) {
+                references[0].ref_type = ref_type;
+                continue;
+            }
+            // The UI builds the tree from the span id of the first reference, whatever its trace, or from
+            // that of the first which is in this trace.
+            let has_ancestor = references.iter().any(|to| self.tree.contains(to.span_id));
+            if has_ancestor || self.tree.allows_link(node, span_id) {
+                references.push(ReferenceJson::new(ref_type, trace_id, span_id));
+            } else {
+                warnings.push(format!("the link to {span_id}, a span further down, is left out"));
             }
         }
         references
     }
+}
+
+/// Returns the type of a link. OpenTracing's is in an attribute:
+/// <https://opentelemetry.io/docs/specs/semconv/registry/attributes/opentracing/>
+fn reference_type(link: &Link) -> &'static str {
+    let is_child = |attribute: &KeyValue| {
+        attribute.key == "opentracing.ref_type"
+            && Tag::from_attribute(attribute.clone()).text() == "child_of"
+    };
+    if link.attributes.iter().any(is_child) { "CHILD_OF" } else { "FOLLOWS_FROM" }
 }
 
 /// A span. Times are microseconds since the Unix epoch, durations are microseconds.

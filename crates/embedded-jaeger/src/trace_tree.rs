@@ -45,6 +45,10 @@ impl<'a> TraceTree<'a> {
         self.by_id.get(&to).is_none_or(precedes)
     }
 
+    pub(crate) fn contains(&self, id: SpanId) -> bool {
+        self.by_id.contains_key(&id)
+    }
+
     fn deduplicate(trace: &'a Trace) -> Self {
         let mut spans: Vec<&SpanRecord> = trace.spans.iter().collect();
         spans.sort_by_key(|span| span.start_ns);
