@@ -37,6 +37,7 @@
 //! | `json_stream` | JSON responses in chunks |
 //! | `query_params` | parameters of the query API |
 //! | `search`, `json` | queries over all traces; traces in Jaeger's JSON |
+//! | `clock_skew` | warnings of clocks that do not agree |
 //! | `tags`, `trace_tree` | tags of a span; references without cycles |
 //! | `store` | the bounded store of traces |
 //! | `red` | rate, errors and durations of the spans |
@@ -47,6 +48,7 @@
 
 mod api;
 mod api_v3;
+mod clock_skew;
 mod host_check;
 mod ids;
 mod ingest;

@@ -25,19 +25,50 @@ impl Response {
     }
 }
 
+impl Response {
+    /// Returns the names of spans and their warnings in both formats of the API.
+    pub(crate) fn warnings(&self) -> BTreeSet<[String; 2]> {
+        let json: Json = serde_json::from_str(&self.body).unwrap();
+        let of_version_1 = json["data"][0]["spans"].as_array().into_iter().flatten().map(|span| {
+            (&span["operationName"], span["warnings"].as_array().cloned().unwrap_or_default())
+        });
+        let spans = flatten(json["result"]["resourceSpans"].clone());
+        let of_version_3 = spans.as_array().unwrap().iter().map(|item| {
+            let attributes = item["span"]["attributes"].as_array().into_iter().flatten();
+            let lists = attributes.filter(|attribute| attribute["key"] == "@jaeger@warnings");
+            let values = lists.flat_map(|list| list["value"]["arrayValue"]["values"].as_array());
+            let texts = values.flatten().map(|value| value["stringValue"].clone());
+            (&item["span"]["name"], texts.collect())
+        });
+        let spans = of_version_1.chain(of_version_3);
+        let warnings = spans.flat_map(|(name, texts): (_, Vec<Json>)| {
+            texts
+                .into_iter()
+                .map(move |text| [name, &text].map(|json| json.as_str().unwrap().to_owned()))
+        });
+        warnings.collect()
+    }
+}
+
 /// Describes the differences of two JSON values by their paths.
-pub(crate) fn differences(path: &str, a: &Json, b: &Json, found: &mut Vec<String>) {
+pub(crate) fn differences(ours: &Json, theirs: &Json) -> Vec<String> {
+    let mut found = Vec::new();
+    add_differences("", ours, theirs, &mut found);
+    found
+}
+
+fn add_differences(path: &str, a: &Json, b: &Json, found: &mut Vec<String>) {
     match (a, b) {
         (Json::Object(a), Json::Object(b)) => {
             let keys: BTreeSet<_> = a.keys().chain(b.keys()).collect();
             for key in keys {
                 let [a, b] = [a, b].map(|members| members.get(key).unwrap_or(&Json::Null));
-                differences(&format!("{path}.{key}"), a, b, found);
+                add_differences(&format!("{path}.{key}"), a, b, found);
             }
         }
         (Json::Array(a), Json::Array(b)) if a.len() == b.len() => {
             for (index, (a, b)) in a.iter().zip(b).enumerate() {
-                differences(&format!("{path}[{index}]"), a, b, found);
+                add_differences(&format!("{path}[{index}]"), a, b, found);
             }
         }
         _ if a == b => {}

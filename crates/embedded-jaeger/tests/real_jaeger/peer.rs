@@ -1,8 +1,7 @@
 //! The two Jaegers that are compared.
 
+use std::env;
 use std::net::SocketAddr;
-use std::path::Path;
-use std::{env, fs};
 
 use embedded_jaeger::{JaegerConfig, JaegerHandle};
 use opentelemetry_proto::tonic::trace::v1::ResourceSpans;
@@ -57,11 +56,9 @@ impl Peer<Process> {
                 "telemetry": { "metrics": { "level": "none" } },
             },
         });
-        let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("real_jaeger.json");
-        fs::write(&file, config.to_string()).unwrap();
         let process = ProcessBuilder::new(program)
-            .arg("--config")
-            .arg(file)
+            .args(["--config", "env:CONFIG"])
+            .env("CONFIG", config.to_string())
             .env("OTEL_TRACES_SAMPLER", "always_off") // Jaeger traces the requests to its API.
             .start();
         let is_ready = |line: &String| line.contains("Everything is ready");

@@ -176,7 +176,18 @@ const SDK: &str = "the real Jaeger moves attributes of the SDK to the process";
 const ZIPKIN: &str =
     "the real Jaeger changes the span id of the server, which Zipkin's libraries share";
 const DURATION: &str = "the real Jaeger changes a duration that is not positive to 1 ns";
+const DUPLICATE: &str = "the real Jaeger removes a duplicate without a warning";
 const ERROR: &str = "version 2.13 takes every text as false";
+
+/// Traces whose warnings differ, and the reason.
+pub(crate) const DIFFERENT_WARNINGS: &[(&str, &str)] = &[
+    ("link to own id in other trace", OWN_ID),
+    ("no duration", DURATION),
+    ("end before start", DURATION),
+    ("duplicate in one export", DUPLICATE),
+    ("duplicate in two exports", DUPLICATE),
+    ("client and server with one id", ZIPKIN),
+];
 
 fn target(path: &str, params: &[(&str, &str)]) -> String {
     let url = Url::parse_with_params(&format!("http://test{path}"), params).unwrap();
