@@ -100,6 +100,31 @@ fn foreign_host_is_rejected() {
     assert_eq!(status_with_host(a, "/echo", "lab.example:8080"), 200);
 }
 
+/// Clients that occupy every file of the lab end neither the lab nor its Jaeger.
+#[cfg(target_os = "linux")]
+#[test]
+fn file_limit_does_not_end_lab() {
+    let lab = ProcessBuilder::new("sh")
+        .args(["-c", r#"ulimit -n 128 && exec "$0""#, env!("CARGO_BIN_EXE_lab")])
+        .envs(ADDRESSES.map(|(_, variable, _)| (variable, "127.0.0.1:0")))
+        .start();
+    let (b, target) = curl_url(&lab);
+    let line = lab.wait_for_stdout_line("the URL of Jaeger", |line| line.contains("traces  "));
+    let jaeger = line.split("http://").nth(1).unwrap().parse().unwrap();
+    let open = |_| {
+        let mut connection = Connection::open(jaeger);
+        connection.send(b"GET / HTTP/1.1\r\nHo");
+        connection
+    };
+    let connections: Vec<_> = (0..200).map(open).collect();
+    let files = format!("/proc/{}/fd", lab.id());
+    testkit::wait_until("no free file", || std::fs::read_dir(&files).unwrap().count() >= 128);
+    assert_eq!(testkit::http::get(b, &target).status, 200);
+    drop(connections);
+    assert_eq!(testkit::http::get(jaeger, "/api/services").status, 200);
+    assert_eq!(lab.stop().code, Some(0));
+}
+
 #[test]
 fn ipv6_addresses_work() {
     if TcpListener::bind("[::1]:0").is_err() {
