@@ -43,7 +43,7 @@ scenarios` tests A and B in eight suites; see `lab scenarios --help`.
 
 The services read their other settings from the environment (cargo run -p service-b -- --help):
   SERVICE_A_TIMEOUT_MS, SERVICE_A_CONNECT_RETRIES, SERVICE_A_BREAKER_FAILURES,
-  MAX_CONCURRENT_REQUESTS, IDLE_TIMEOUT_MS, SHUTDOWN_TIMEOUT_MS, DRAIN_DELAY_MS,
+  ALLOWED_HOSTS, MAX_CONCURRENT_REQUESTS, IDLE_TIMEOUT_MS, SHUTDOWN_TIMEOUT_MS, DRAIN_DELAY_MS,
   METRICS_SERIES_LIMIT, METRICS_NATIVE_HISTOGRAMS, LOG_FORMAT, RUST_LOG, OTEL_*";
 
 impl Args {

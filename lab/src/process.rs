@@ -53,6 +53,9 @@ async fn stdin_eof() {
     let _ = spawn_blocking(|| io::copy(&mut io::stdin(), &mut io::sink())).await;
 }
 
+/// Variable with the hosts that requests may name.
+const ALLOWED_HOSTS: &str = "ALLOWED_HOSTS";
+
 /// Output or exit of a service.
 #[derive(Debug)]
 pub(crate) enum Event {
@@ -81,6 +84,10 @@ impl ServiceProcess {
     ) -> Result<Self, Error> {
         let failure = |error| Error::other(format!("lab: cannot start {name}: {error}"));
         let mut command = Command::new(std::env::current_exe().map_err(failure)?);
+        // A service that listens on another address than loopback serves clients that know it by any name.
+        if address.ip().is_loopback() && std::env::var_os(ALLOWED_HOSTS).is_none() {
+            command.env(ALLOWED_HOSTS, "localhost");
+        }
         set_env(&mut command)
             .arg(name)
             .args(["--listen-addr", &address.to_string()])

@@ -39,8 +39,8 @@ pub(crate) async fn run(args: impl Iterator<Item = OsString>) -> Result<(), Erro
             event = system.a.next_event() => system.a.on_event(event, &system.traces),
             event = system.b.next_event() => system.b.on_event(event, &system.traces),
             key = keys.next() => match key {
-                'a' => system.a.toggle()?,
-                'b' => system.b.toggle()?,
+                'a' => system.a.toggle(),
+                'b' => system.b.toggle(),
                 't' => system.print_notable_traces().await,
                 'q' => break "q",
                 _ => {}
@@ -209,7 +209,7 @@ impl SupervisedService {
     }
 
     /// Stops a running service, kills a stopping one, and starts a stopped one.
-    fn toggle(&mut self) -> Result<(), Error> {
+    fn toggle(&mut self) {
         let label = self.label;
         match &mut self.process {
             Some(process) if process.is_stopping() => process.kill(),
@@ -217,13 +217,15 @@ impl SupervisedService {
                 print_status(format_args!("stopping {label}"));
                 process.close_stdin();
             }
-            None => {
-                let process = self.spawn()?;
-                print_status(format_args!("starting {label}, pid {}", process.pid()));
-                self.process = Some(process);
-            }
+            None => match self.spawn() {
+                Ok(process) => {
+                    print_status(format_args!("starting {label}, pid {}", process.pid()));
+                    self.process = Some(process);
+                }
+                // For example because the lab has no free file descriptor.
+                Err(error) => print_status(error),
+            },
         }
-        Ok(())
     }
 
     /// Stops the service, or kills it after `kill_after`.

@@ -206,7 +206,7 @@ fn forwarded_headers_need_trust() {
     let collector = OtlpCollector::start();
     for (trusted, client, scheme, server, port) in [
         ("127.0.0.0/8", "192.0.2.1", "https", "a.test", 443),
-        ("", "127.0.0.1", "http", "test", 80),
+        ("", "127.0.0.1", "http", "localhost", 80),
     ] {
         let variables = collector.variables(Protocol::Grpc);
         let service = zoo().envs(variables).env("TRUSTED_PROXIES", trusted).serve();

@@ -78,6 +78,7 @@ async fn find_traces(
     State(store): State<Arc<Store>>,
     Query(params): Query<QueryParams>,
 ) -> QueryResult {
+    params.flag("raw")?;
     let ids: Vec<_> = params.all("traceID").map(parse_trace_id).collect::<Result<_, _>>()?;
     if ids.is_empty() {
         let query = params.trace_query()?;
@@ -103,6 +104,7 @@ async fn get_trace(
     Query(params): Query<QueryParams>,
 ) -> QueryResult {
     let Path(id) = id.map_err(QueryError::bad_request)?;
+    params.flag("raw")?;
     let trace = store.trace(parse_trace_id(&id)?).ok_or_else(|| not_found(TRACE_NOT_FOUND))?;
     Ok(stream_json(params, move |_| Envelope::new(TracesJson(vec![trace]))))
 }

@@ -59,7 +59,8 @@ async fn operations(
     Query(params): Query<QueryParams>,
 ) -> Result<Json<Value>, GatewayError> {
     let service = params.service()?;
-    let operations: Vec<_> = search::operations(&store, &service, params.first("span_kind"))
+    let kind = params.first("spanKind").or_else(|| params.first("span_kind"));
+    let operations: Vec<_> = search::operations(&store, &service, kind)
         .iter()
         .map(|(name, kind)| {
             let kind = if *kind == SpanKind::Unspecified { SpanKind::Internal } else { *kind };

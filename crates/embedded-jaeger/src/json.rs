@@ -9,10 +9,11 @@ use std::sync::Arc;
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
+use opentelemetry_proto::tonic::common::v1::{InstrumentationScope, KeyValue};
 use opentelemetry_proto::tonic::trace::v1::span::Link;
 use serde::{Serialize, Serializer};
 
+use crate::clock_skew::{host_key, skew_warnings};
 use crate::ids::{SpanId, TraceId};
 use crate::span::SpanSource;
 use crate::store::Trace;
@@ -113,16 +114,20 @@ impl<'a> TraceJson<'a> {
         let mut processes = BTreeMap::new();
         for span in &trace.spans {
             sources.entry(&*span.source).or_insert_with_key(|source| {
+                let resource = source.decode_resource();
+                let host = host_key(&resource);
                 let next = ids.len() + 1;
                 let id = format!("p{}", ids.entry(&source.resource).or_insert(next));
                 processes.entry(id.clone()).or_insert_with(|| ProcessJson {
                     service_name: &source.service,
-                    tags: tags::process_tags(source.decode_resource()),
+                    tags: tags::process_tags(resource),
                 });
-                (id, source.decode_scope())
+                DecodedSource { process_id: id, scope: source.decode_scope(), host }
             });
         }
-        let spans = SpansJson { trace: trace.id, tree: TraceTree::new(trace), sources };
+        let tree = TraceTree::new(trace);
+        let skew_warnings = skew_warnings(&tree, |span| &sources[&*span.source].host);
+        let spans = SpansJson { trace: trace.id, tree, sources, skew_warnings };
         Self { trace_id: trace.id, spans, processes, warnings: None }
     }
 }
@@ -130,22 +135,35 @@ impl<'a> TraceJson<'a> {
 struct SpansJson<'a> {
     trace: TraceId,
     tree: TraceTree<'a>,
-    /// Process id and decoded scope by source.
-    sources: HashMap<&'a SpanSource, (String, InstrumentationScope)>,
+    sources: HashMap<&'a SpanSource, DecodedSource>,
+    /// Warnings of clock skew, in the order of the tree's nodes.
+    skew_warnings: Vec<Option<String>>,
+}
+
+struct DecodedSource {
+    process_id: String,
+    scope: InstrumentationScope,
+    host: String,
 }
 
 impl Serialize for SpansJson<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.tree.nodes.iter().map(|node| self.span(node)))
+        serializer.collect_seq(
+            self.tree
+                .nodes
+                .iter()
+                .zip(&self.skew_warnings)
+                .map(|(node, skew_warning)| self.span(node, skew_warning.clone())),
+        )
     }
 }
 
 impl SpansJson<'_> {
-    fn span<'s>(&'s self, node: &'s Node<'_>) -> SpanJson<'s> {
+    fn span<'s>(&'s self, node: &'s Node<'_>, skew_warning: Option<String>) -> SpanJson<'s> {
         let record = node.span;
         let mut span = record.decode_remaining_fields();
-        let (process_id, scope) = &self.sources[&*record.source];
-        let mut warnings = Vec::new();
+        let source = &self.sources[&*record.source];
+        let mut warnings = Vec::from_iter(skew_warning);
         let references = self.references(node, &span.links, &mut warnings);
         if node.duplicates > 0 {
             warnings.push(format!("this span arrived {} times", node.duplicates + 1));
@@ -173,9 +191,9 @@ impl SpansJson<'_> {
             references,
             start_time: record.start_ns / 1_000,
             duration: record.duration_ns() / 1_000,
-            tags: tags::span_tags(record, span, scope),
+            tags: tags::span_tags(record, span, &source.scope),
             logs: logs.collect(),
-            process_id,
+            process_id: &source.process_id,
             warnings: (!warnings.is_empty()).then_some(warnings),
         }
     }
@@ -194,24 +212,39 @@ impl SpansJson<'_> {
             None if parent == SpanId::ZERO => {}
             None => references.push(ReferenceJson::new("CHILD_OF", self.trace, parent)),
         }
+        let has_parent = !references.is_empty();
         for link in links {
-            match TraceId::from_otlp(&link.trace_id).zip(SpanId::from_otlp(&link.span_id)) {
-                None => warnings.push("a link without valid ids is left out".to_owned()),
-                // The UI builds the tree from the span id of the first reference, whatever its trace.
-                Some((trace_id, span_id))
-                    if (trace_id == self.trace || references.is_empty())
-                        && !self.tree.allows_link(node, span_id) =>
-                {
-                    warnings
-                        .push(format!("the link to {span_id}, a span further down, is left out"));
-                }
-                Some((trace_id, span_id)) => {
-                    references.push(ReferenceJson::new("FOLLOWS_FROM", trace_id, span_id));
-                }
+            let ids = TraceId::from_otlp(&link.trace_id).zip(SpanId::from_otlp(&link.span_id));
+            let Some((trace_id, span_id)) = ids else {
+                warnings.push("Invalid span link removed".to_owned());
+                continue;
+            };
+            let ref_type = reference_type(link);
+            if has_parent && (trace_id, span_id) == (self.trace, parent) {
+                references[0].ref_type = ref_type;
+                continue;
+            }
+            // The UI builds the tree from the span id of the first reference, whatever its trace, or from
+            // that of the first which is in this trace.
+            let has_ancestor = references.iter().any(|to| self.tree.position(to.span_id).is_some());
+            if has_ancestor || self.tree.allows_link(node, span_id) {
+                references.push(ReferenceJson::new(ref_type, trace_id, span_id));
+            } else {
+                warnings.push(format!("the link to {span_id}, a span further down, is left out"));
             }
         }
         references
     }
+}
+
+/// Returns the type of a link. OpenTracing's is in an attribute:
+/// <https://opentelemetry.io/docs/specs/semconv/registry/attributes/opentracing/>
+fn reference_type(link: &Link) -> &'static str {
+    let is_child = |attribute: &KeyValue| {
+        attribute.key == "opentracing.ref_type"
+            && Tag::from_attribute(attribute.clone()).text() == "child_of"
+    };
+    if link.attributes.iter().any(is_child) { "CHILD_OF" } else { "FOLLOWS_FROM" }
 }
 
 /// A span. Times are microseconds since the Unix epoch, durations are microseconds.

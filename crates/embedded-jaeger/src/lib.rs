@@ -32,11 +32,13 @@
 //! |---|---|
 //! | crate root | configuration, listeners, start and stop |
 //! | `api`, `api_v3`, `ui`, `metrics`, `ingest` | the services behind the listeners |
+//! | `connection` | connections of a listener |
 //! | `host_check` | protection against DNS rebinding |
 //! | `monitor` | metrics of the Monitor page |
 //! | `json_stream` | JSON responses in chunks |
 //! | `query_params` | parameters of the query API |
 //! | `search`, `json` | queries over all traces; traces in Jaeger's JSON |
+//! | `clock_skew` | warnings of clocks that do not agree |
 //! | `tags`, `trace_tree` | tags of a span; references without cycles |
 //! | `store` | the bounded store of traces |
 //! | `red` | rate, errors and durations of the spans |
@@ -47,6 +49,8 @@
 
 mod api;
 mod api_v3;
+mod clock_skew;
+mod connection;
 mod host_check;
 mod ids;
 mod ingest;
@@ -68,15 +72,14 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::middleware::from_fn;
 use axum::routing::get;
-use axum::serve::ListenerExt as _;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use connection::serve;
 use host_check::require_loopback_host;
 use ids::TraceId;
 use store::Store;
@@ -96,6 +99,8 @@ pub struct JaegerConfig {
     pub otlp_http: SocketAddr,
     /// Address of the UI and its query API. Default: 127.0.0.1:16686.
     pub ui: SocketAddr,
+    /// Maximum time for a client to send the headers of a request, and the whole request. Default: 10 s.
+    pub request_timeout: Duration,
     /// Limits of the store.
     pub limits: Limits,
 }
@@ -109,7 +114,8 @@ impl JaegerConfig {
     fn on_loopback(otlp_grpc: u16, otlp_http: u16, ui: u16) -> Self {
         let [otlp_grpc, otlp_http, ui] =
             [otlp_grpc, otlp_http, ui].map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
-        Self { otlp_grpc, otlp_http, ui, limits: Limits::default() }
+        let request_timeout = Duration::from_secs(10);
+        Self { otlp_grpc, otlp_http, ui, request_timeout, limits: Limits::default() }
     }
 }
 
@@ -157,7 +163,11 @@ pub async fn start(config: JaegerConfig) -> Result<JaegerHandle, StartError> {
         (http, ingest::http::router(Arc::clone(&store))),
         (ui, ui_router),
     ] {
-        servers.spawn(serve(socket, router, receiver.clone()));
+        // A listener on a loopback address serves only its names.
+        let is_loopback = socket.local_addr().is_ok_and(|address| address.ip().is_loopback());
+        let router =
+            if is_loopback { router.layer(from_fn(require_loopback_host)) } else { router };
+        servers.spawn(serve(socket, router, config.request_timeout, receiver.clone()));
     }
     Ok(JaegerHandle { addrs: [grpc_addr, http_addr, ui_addr], store, shutdown, servers })
 }
@@ -219,16 +229,4 @@ async fn bind(
     let socket = TcpListener::bind(addr).await.map_err(start_error)?;
     let addr = socket.local_addr().map_err(start_error)?;
     Ok((socket, addr))
-}
-
-/// Serves until the sender of `shutdown` is dropped. A listener on a loopback address serves only its names.
-async fn serve(socket: TcpListener, router: Router, mut shutdown: watch::Receiver<()>) {
-    let is_loopback = socket.local_addr().is_ok_and(|address| address.ip().is_loopback());
-    let router = if is_loopback { router.layer(from_fn(require_loopback_host)) } else { router };
-    let socket = socket.tap_io(|connection| {
-        // Nagle's algorithm would delay a small response until the client acknowledges the last one.
-        let _ = connection.set_nodelay(true);
-    });
-    let closed = async move { drop(shutdown.wait_for(|()| false).await) };
-    let _ = axum::serve(socket, router).with_graceful_shutdown(closed).await;
 }

@@ -14,7 +14,7 @@ use serde_json::Value as Json;
 
 use crate::ids::TraceId;
 use crate::json::QueryError;
-use crate::search::TraceQuery;
+use crate::search::{TraceQuery, parse_bool};
 use crate::span::kind_name;
 
 const HOUR_NS: u64 = 3_600_000_000_000;
@@ -120,7 +120,8 @@ impl QueryParams {
     }
 
     pub(crate) fn flag(&self, name: &str) -> Result<bool, QueryError> {
-        Ok(self.parse(name, str::parse::<bool>)?.unwrap_or(false))
+        let parse = |text: &str| parse_bool(text).ok_or("expecting true or false");
+        Ok(self.parse(name, parse)?.unwrap_or(false))
     }
 
     /// Returns the kinds of the parameter `spanKind`. The default is `server`.

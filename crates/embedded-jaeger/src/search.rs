@@ -58,7 +58,8 @@ impl TraceQuery {
             || records.any(|record| {
                 let (process_tags, scope) =
                     sources.entry(&record.source).or_insert_with_key(|source| {
-                        (tags::searchable_process_tags(source), source.decode_scope())
+                        let attributes = source.decode_resource().attributes.into_iter();
+                        (attributes.map(Tag::from_attribute).collect(), source.decode_scope())
                     });
                 let span = SearchedSpan::new(record, scope, process_tags);
                 self.tags.iter().all(|(key, value)| span.matches(key, value))
@@ -111,7 +112,7 @@ impl<'a> SearchedSpan<'a> {
 }
 
 /// Parses a truth value as Go does.
-fn parse_bool(text: &str) -> Option<bool> {
+pub(crate) fn parse_bool(text: &str) -> Option<bool> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),

@@ -2,13 +2,17 @@
 
 use std::sync::Arc;
 
-use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
+use opentelemetry_proto::tonic::common::v1::{
+    AnyValue, InstrumentationScope, KeyValue, any_value::Value,
+};
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use prost::Message;
 
 use crate::ids::{SpanId, TraceId};
+
+pub(crate) const SERVICE_NAME: &str = "service.name";
 
 /// Resource and instrumentation scope of a span, encoded as received.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -22,9 +26,15 @@ pub(crate) struct SpanSource {
 }
 
 impl SpanSource {
-    /// Decodes the resource. It is valid because ingest has decoded the same bytes.
+    /// Decodes the resource, whose attribute `service.name` is the service. It is valid because ingest has
+    /// decoded the same bytes.
     pub(crate) fn decode_resource(&self) -> Resource {
-        Resource::decode(&*self.resource).unwrap_or_default()
+        let mut resource = Resource::decode(&*self.resource).unwrap_or_default();
+        resource.attributes.retain(|attribute| attribute.key != SERVICE_NAME);
+        let value = Some(Value::StringValue(self.service.to_string()));
+        let (key, value) = (SERVICE_NAME.to_owned(), Some(AnyValue { value }));
+        resource.attributes.insert(0, KeyValue { key, value, ..KeyValue::default() });
+        resource
     }
 
     /// Decodes the scope. It is valid because ingest has decoded the same bytes.

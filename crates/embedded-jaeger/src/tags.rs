@@ -11,7 +11,7 @@ use opentelemetry_proto::tonic::trace::v1::{Span, span::Event, status::StatusCod
 use serde::Serialize;
 use serde_json::Value as Json;
 
-use crate::span::{SpanRecord, SpanSource, kind_name};
+use crate::span::{SERVICE_NAME, SpanRecord, kind_name};
 
 /// A key and a typed value in the format of Jaeger's query API.
 #[derive(Clone, Debug, Serialize)]
@@ -122,30 +122,21 @@ pub(crate) fn span_tags(record: &SpanRecord, span: Span, scope: &Instrumentation
         tags.push(Tag { key: "error".to_owned(), kind: "bool", value: true.into() });
     }
     tags.extend(scope.attributes.iter().cloned().map(Tag::from_attribute));
-    // The status takes precedence over an attribute of the same name.
-    let is_kept = |attribute: &KeyValue| !(record.failed && attribute.key == "error");
-    tags.extend(span.attributes.into_iter().filter(is_kept).map(Tag::from_attribute));
+    tags.extend(span.attributes.into_iter().map(Tag::from_attribute));
     tags
 }
 
-/// Returns the fields of an event's log: its name as `event`, then its attributes.
+/// Returns the fields of an event's log: its name as `event` if no attribute has that key, then its attributes.
 pub(crate) fn event_fields(event: Event) -> Vec<Tag> {
-    let name = (!event.name.is_empty()).then(|| Tag::new("event", event.name));
+    let is_named = event.attributes.iter().any(|attribute| attribute.key == "event");
+    let name = (!event.name.is_empty() && !is_named).then(|| Tag::new("event", event.name));
     name.into_iter().chain(event.attributes.into_iter().map(Tag::from_attribute)).collect()
 }
 
 /// Returns the tags of a process: its resource attributes without `service.name`.
 pub(crate) fn process_tags(resource: Resource) -> Vec<Tag> {
-    let others =
-        resource.attributes.into_iter().filter(|attribute| attribute.key != "service.name");
+    let others = resource.attributes.into_iter().filter(|attribute| attribute.key != SERVICE_NAME);
     others.map(Tag::from_attribute).collect()
-}
-
-/// Returns the tags of a process to which a search may refer.
-pub(crate) fn searchable_process_tags(source: &SpanSource) -> Vec<Tag> {
-    let mut tags = process_tags(source.decode_resource());
-    tags.push(Tag::new("service.name", source.service.to_string()));
-    tags
 }
 
 #[cfg(test)]

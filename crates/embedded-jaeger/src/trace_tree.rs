@@ -16,6 +16,8 @@ const MAX_DEPTH: u32 = 1_000;
 /// The distinct spans of a trace in order of their start.
 pub(crate) struct TraceTree<'a> {
     pub(crate) nodes: Vec<Node<'a>>,
+    /// Positions of all nodes. Parents precede their children.
+    pub(crate) preorder: Vec<usize>,
     by_id: HashMap<SpanId, usize>,
 }
 
@@ -26,8 +28,9 @@ pub(crate) struct Node<'a> {
     pub(crate) duplicates: usize,
     /// Warning for the UI if the reference to the parent must be omitted.
     pub(crate) parent_warning: Option<String>,
-    parent: Option<usize>,
-    /// Position in an order in which parents precede their children.
+    /// Position of the parent, unless the reference to it must be omitted.
+    pub(crate) parent: Option<usize>,
+    /// Position in the preorder.
     preorder_index: Option<usize>,
 }
 
@@ -43,6 +46,11 @@ impl<'a> TraceTree<'a> {
     pub(crate) fn allows_link(&self, from: &Node<'_>, to: SpanId) -> bool {
         let precedes = |&to: &usize| self.nodes[to].preorder_index < from.preorder_index;
         self.by_id.get(&to).is_none_or(precedes)
+    }
+
+    /// Returns the position of the first span with an id.
+    pub(crate) fn position(&self, id: SpanId) -> Option<usize> {
+        self.by_id.get(&id).copied()
     }
 
     fn deduplicate(trace: &'a Trace) -> Self {
@@ -67,7 +75,7 @@ impl<'a> TraceTree<'a> {
                 preorder_index: None,
             });
         }
-        Self { nodes, by_id }
+        Self { preorder: Vec::with_capacity(nodes.len()), nodes, by_id }
     }
 
     fn assign_preorder(&mut self) {
@@ -81,11 +89,10 @@ impl<'a> TraceTree<'a> {
                 children[parent].push(index);
             }
         }
-        let mut next_index = 0;
         for index in 0..self.nodes.len() {
             if self.nodes[index].preorder_index.is_none() {
                 let root = self.find_root(index);
-                self.visit_subtree(root, &children, &mut next_index);
+                self.visit_subtree(root, &children);
             }
         }
     }
@@ -99,6 +106,7 @@ impl<'a> TraceTree<'a> {
             index = parent;
         }
         let node = &mut self.nodes[index];
+        node.parent = None;
         let parent = node.span.parent;
         let warning = format!("the parent {parent} descends from this span; shown as a root");
         node.parent_warning = Some(warning);
@@ -106,7 +114,7 @@ impl<'a> TraceTree<'a> {
     }
 
     /// Numbers `root` and its descendants in preorder.
-    fn visit_subtree(&mut self, root: usize, children: &[Vec<usize>], next_index: &mut usize) {
+    fn visit_subtree(&mut self, root: usize, children: &[Vec<usize>]) {
         let mut pending = vec![(root, 0)];
         while let Some((index, mut depth)) = pending.pop() {
             let node = &mut self.nodes[index];
@@ -118,10 +126,11 @@ impl<'a> TraceTree<'a> {
                 node.parent_warning = Some(format!(
                     "{MAX_DEPTH} levels below a root: shown apart from the parent {parent}"
                 ));
+                node.parent = None;
                 depth = 0;
             }
-            node.preorder_index = Some(*next_index);
-            *next_index += 1;
+            node.preorder_index = Some(self.preorder.len());
+            self.preorder.push(index);
             pending.extend(children[index].iter().rev().map(|&child| (child, depth + 1)));
         }
     }

@@ -69,7 +69,7 @@ pub struct Request {
 impl Request {
     /// Creates a request without a body.
     pub fn new(method: &str, target: &str) -> Self {
-        let start = format!("{method} {target} HTTP/1.1\r\nHost: test\r\n");
+        let start = format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\n");
         Self { start, body: Vec::new() }
     }
 

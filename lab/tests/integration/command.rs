@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 
+use testkit::http::Connection;
 use testkit::otlp::{OtlpCollector, Protocol};
 use testkit::{LogLine, Process, ProcessBuilder, ReservedPort, wait_until_refused};
 
@@ -68,6 +69,60 @@ fn banner_curl_command_works() {
     assert_eq!(&wait_for_forwarded_line(&lab, "A", response.trace_id())["endpoint"], "/echo");
     // The lab enables faults.
     assert_eq!(testkit::http::get(service_in_banner(&lab, "A").0, "/faults").status, 200);
+}
+
+/// Returns the status of a request with a host.
+fn status_with_host(address: SocketAddr, target: &str, host: &str) -> u16 {
+    let mut connection = Connection::open(address);
+    connection.send(format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes());
+    connection.response().unwrap().status
+}
+
+/// A page whose name resolves to a loopback address reads nothing, and sees no fault switch.
+#[test]
+fn foreign_host_is_rejected() {
+    let lab = lab_on_free_ports().start();
+    let [a, b] = ["A", "B"].map(|label| service_in_banner(&lab, label).0);
+    for (address, target) in
+        [(a, "/echo"), (a, "/faults"), (a, "/metrics"), (b, "/call-echo?msg=a"), (b, "/readyz")]
+    {
+        for (host, status) in [("rebound.test", 403), ("localhost", 200), ("[::1]:8080", 200)] {
+            assert_eq!(status_with_host(address, target, host), status, "{host} {target}");
+        }
+    }
+    let lab = lab_on_free_ports().env("ALLOWED_HOSTS", "lab.example").start();
+    let (a, _) = service_in_banner(&lab, "A");
+    assert_eq!(status_with_host(a, "/echo", "lab.example:8080"), 200);
+    // The user exposes a service that listens on all addresses.
+    let lab = lab_on_free_ports().args(["--service-a-addr", "0.0.0.0:0"]).start();
+    let (a, _) = service_in_banner(&lab, "A");
+    let a = SocketAddr::from(([127, 0, 0, 1], a.port()));
+    assert_eq!(status_with_host(a, "/echo", "lab.example:8080"), 200);
+}
+
+/// Clients that occupy every file of the lab end neither the lab nor its Jaeger.
+#[cfg(target_os = "linux")]
+#[test]
+fn file_limit_does_not_end_lab() {
+    let lab = ProcessBuilder::new("sh")
+        .args(["-c", r#"ulimit -n 128 && exec "$0""#, env!("CARGO_BIN_EXE_lab")])
+        .envs(ADDRESSES.map(|(_, variable, _)| (variable, "127.0.0.1:0")))
+        .start();
+    let (b, target) = curl_url(&lab);
+    let line = lab.wait_for_stdout_line("the URL of Jaeger", |line| line.contains("traces  "));
+    let jaeger = line.split("http://").nth(1).unwrap().parse().unwrap();
+    let open = |_| {
+        let mut connection = Connection::open(jaeger);
+        connection.send(b"GET / HTTP/1.1\r\nHo");
+        connection
+    };
+    let connections: Vec<_> = (0..200).map(open).collect();
+    let files = format!("/proc/{}/fd", lab.id());
+    testkit::wait_until("no free file", || std::fs::read_dir(&files).unwrap().count() >= 128);
+    assert_eq!(testkit::http::get(b, &target).status, 200);
+    drop(connections);
+    assert_eq!(testkit::http::get(jaeger, "/api/services").status, 200);
+    assert_eq!(lab.stop().code, Some(0));
 }
 
 #[test]

@@ -152,7 +152,7 @@ fn help_lists_defaults() {
 }
 
 /// Variables that are read, those with a flag first.
-const VARIABLES: [&str; 28] = [
+const VARIABLES: [&str; 29] = [
     "LISTEN_ADDR",
     "ADMIN_ADDR",
     "SHUTDOWN_TIMEOUT_MS",
@@ -164,6 +164,7 @@ const VARIABLES: [&str; 28] = [
     "LOG_FORMAT",
     "RUST_LOG",
     "TRUSTED_PROXIES",
+    "ALLOWED_HOSTS",
     "PUBLIC_ENDPOINT",
     "RECORD_URL_QUERY",
     "LOG_PATH",
@@ -184,7 +185,7 @@ const VARIABLES: [&str; 28] = [
 ];
 
 /// Flags of the common settings.
-const FLAGS: [&str; 15] = [
+const FLAGS: [&str; 16] = [
     "--listen-addr",
     "--admin-addr",
     "--shutdown-timeout-ms",
@@ -196,6 +197,7 @@ const FLAGS: [&str; 15] = [
     "--log-format",
     "--rust-log",
     "--trusted-proxies",
+    "--allowed-hosts",
     "--public-endpoint",
     "--record-url-query",
     "--log-path",

@@ -12,6 +12,9 @@ pub(crate) struct RequestConfig {
     /// 10.0.0.0/8,::1
     #[arg(long, env, value_name = "NET,NET", value_delimiter = ',', value_parser = network)]
     pub(crate) trusted_proxies: Vec<IpNet>,
+    /// Hosts that requests may name beside localhost, such as a.example; others receive 403; unset: any
+    #[arg(long, env, value_name = "HOST,HOST", value_delimiter = ',', value_parser = host)]
+    pub(crate) allowed_hosts: Vec<String>,
     /// Start a new trace, linked to that of the client, for each request
     #[arg(long, env, value_name = "true|false", action = ArgAction::Set)]
     #[arg(num_args = 0..=1, default_missing_value = "true", default_value = "false")]
@@ -29,6 +32,12 @@ pub(crate) struct RequestConfig {
     #[arg(long, env, value_name = "TYPE,TYPE", value_delimiter = ',')]
     #[arg(default_value = "text/event-stream")]
     pub(crate) long_lived_types: Vec<String>,
+}
+
+fn host(text: &str) -> Result<String, &'static str> {
+    let is_name = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
+    let is_host = !text.is_empty() && text.bytes().all(is_name) || text.parse::<IpAddr>().is_ok();
+    is_host.then(|| text.to_ascii_lowercase()).ok_or("expected a host name or an IP address")
 }
 
 fn network(text: &str) -> Result<IpNet, &'static str> {

@@ -16,6 +16,7 @@ mod admin;
 mod connection;
 mod current;
 mod forwarded;
+mod host_check;
 mod layer;
 mod listener;
 mod long_lived;
@@ -52,6 +53,7 @@ use crate::error::Error;
 use crate::telemetry::Telemetry;
 
 use connection::Connections;
+use host_check::check_hosts;
 use listener::{Accept, accept_on, bind};
 use parts::local_address;
 use rejection::Rejections;
@@ -77,8 +79,11 @@ impl Telemetry {
     ///
     /// For a router that is served by other means than [`serve`](Self::serve).
     pub fn instrument(&self, router: Router) -> Router {
+        let allowed_hosts = &self.0.config.request.allowed_hosts;
+        let [router, admin] =
+            [router, self.admin_routes()].map(|router| check_hosts(router, allowed_hosts));
         // `merge` keeps the fallback of its argument, so that unmatched requests are measured too.
-        self.admin_routes().merge(router.layer(self.layer()))
+        admin.merge(router.layer(self.layer()))
     }
 
     /// Instruments `router`, serves it until the process receives a shutdown signal, and flushes the
@@ -92,9 +97,10 @@ impl Telemetry {
 
     /// Creates a server for `router`, for options that [`serve`](Self::serve) does not have.
     pub fn server(&self, router: Router) -> Server {
+        // `with_state` builds each handler's service once. Without it axum builds them for each request.
+        let router = check_hosts(router.with_state(()), &self.0.config.request.allowed_hosts);
         Server {
-            // `with_state` builds each handler's service once. Without it axum builds them for each request.
-            router: router.with_state(()).layer(self.layer()),
+            router: router.layer(self.layer()),
             telemetry: self.clone(),
             admin: Some(self.admin_routes()),
             listeners: Vec::new(),
@@ -208,7 +214,7 @@ impl Server {
         let (phase, phase_rx) = watch::channel(ShutdownPhase::Running);
         let rejections = Arc::new(Rejections::new(telemetry.clone()));
         let connections = Connections::new(config.idle_timeout, phase_rx, rejections);
-        let admin = admin.unwrap_or_default();
+        let admin = check_hosts(admin.unwrap_or_default(), &config.request.allowed_hosts);
         let mut accepting = JoinSet::new();
         let router = match admin_listener {
             Some(accept) => {

@@ -1,6 +1,6 @@
 //! Settings from flags and environment variables.
 
-use testkit::http::Request;
+use testkit::http::{Connection, Request};
 use testkit::{FakeServer, Reply};
 
 use crate::service_a;
@@ -28,6 +28,28 @@ fn help_lists_defaults() {
         }
     }
     assert!(help.contains("OTEL_EXPORTER_OTLP_ENDPOINT"), "{help}");
+}
+
+/// A request with another host is measured and logged like others.
+#[test]
+fn unlisted_host_is_rejected() {
+    let service = service_a().env("ALLOWED_HOSTS", "a.example,192.0.2.1").serve();
+    let send = |host: &str, target: &str| {
+        let mut connection = Connection::open(service.address());
+        connection.send(format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes());
+        connection.response().unwrap()
+    };
+    for host in ["A.example:8080", "192.0.2.1", "localhost"] {
+        assert_eq!(send(host, "/echo").status, 200, "{host}");
+    }
+    assert_eq!(send("rebound.test", "/metrics").status, 403);
+    let rejected = send("rebound.test", "/echo");
+    assert_eq!(rejected.status, 403);
+    let line = service.wait_for_access_line(rejected.trace_id());
+    assert_eq!((&line["endpoint"], &line["http_status"]), ("/echo", "403"));
+    let labels = [("http_route", "/echo"), ("http_response_status_code", "403")];
+    let count = "http_server_request_duration_seconds_count";
+    assert_eq!(service.metrics().value(count, &labels), Some(1.0));
 }
 
 #[test]

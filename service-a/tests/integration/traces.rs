@@ -36,7 +36,7 @@ fn server_span_attributes() {
             "network.peer.address": "127.0.0.1",
             "network.peer.port": span.attributes["network.peer.port"],
             "network.protocol.version": "1.1",
-            "server.address": "test",
+            "server.address": "localhost",
             "server.port": 80,
             "url.path": "/echo",
             "url.scheme": "http",

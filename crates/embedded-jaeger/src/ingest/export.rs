@@ -10,20 +10,20 @@ use bytes::Bytes;
 use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
-use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
+use opentelemetry_proto::tonic::common::v1::{InstrumentationScope, any_value::Value};
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::{Span, status::StatusCode};
 use prost::{DecodeError, Message};
 use tonic::Status;
 
 use crate::ids::{SpanId, TraceId};
-use crate::span::{SpanRecord, SpanSource};
+use crate::span::{SERVICE_NAME, SpanRecord, SpanSource};
 use crate::store::{Limits, Store};
-use crate::tags::Tag;
 
-// Jaeger's placeholders for absent and empty names.
+// Jaeger's placeholders for absent, empty and invalid names.
 const MISSING_SERVICE: &str = "missing-service-name";
 const EMPTY_SERVICE: &str = "empty-service-name";
+const WRONG_TYPE_SERVICE: &str = "service-name-wrong-type";
 const EMPTY_SPAN_NAME: &str = "empty-span-name";
 
 /// Decodes a request in the JSON encoding of OTLP.
@@ -31,6 +31,10 @@ const EMPTY_SPAN_NAME: &str = "empty-span-name";
 /// # Errors
 /// The body is not such a request.
 pub(crate) fn decode_json(body: &[u8]) -> Result<ExportRequest, Status> {
+    // serde would also take the fields of a message from a list.
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err(invalid_request("expecting a JSON object"));
+    }
     let request: ExportTraceServiceRequest =
         serde_json::from_slice(body).map_err(invalid_request)?;
     ExportRequest::decode(request.encode_to_vec().as_slice()).map_err(invalid_request)
@@ -147,11 +151,14 @@ fn decode(
     Ok(())
 }
 
-fn service_name(resource: &Resource) -> String {
-    let attribute = resource.attributes.iter().find(|attribute| attribute.key == "service.name");
-    let Some(attribute) = attribute else { return MISSING_SERVICE.to_owned() };
-    let name = Tag::from_attribute(attribute.clone()).text();
-    if name.is_empty() { EMPTY_SERVICE.to_owned() } else { name }
+fn service_name(resource: &Resource) -> &str {
+    let attribute = resource.attributes.iter().find(|attribute| attribute.key == SERVICE_NAME);
+    let Some(attribute) = attribute else { return MISSING_SERVICE };
+    match attribute.value.as_ref().and_then(|value| value.value.as_ref()) {
+        Some(Value::StringValue(name)) if name.is_empty() => EMPTY_SERVICE,
+        Some(Value::StringValue(name)) => name,
+        _ => WRONG_TYPE_SERVICE,
+    }
 }
 
 /// Returns the span as the store keeps it with its trace id, or `None` if an id is invalid.

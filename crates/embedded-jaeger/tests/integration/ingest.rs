@@ -69,20 +69,22 @@ async fn json_is_accepted_and_returned() {
     assert_eq!(decoded.partial_success, None);
     assert_eq!(jaeger.stats().accepted_spans, 3);
 
-    let response = jaeger.post(b"{\"resourceSpans\":7}".to_vec(), &json[..1]).await;
-    assert_eq!(response.status(), 400);
-    let status: serde_json::Value =
-        serde_json::from_slice(&response.bytes().await.unwrap()).unwrap();
-    assert_eq!(status["code"], Code::InvalidArgument as i32);
+    for invalid in [&b"{\"resourceSpans\":7}"[..], b"[]"] {
+        let response = jaeger.post(invalid.to_vec(), &json[..1]).await;
+        assert_eq!(response.status(), 400);
+        let status: serde_json::Value =
+            serde_json::from_slice(&response.bytes().await.unwrap()).unwrap();
+        assert_eq!(status["code"], Code::InvalidArgument as i32);
+    }
 }
 
 #[tokio::test]
-async fn number_is_service_name() {
+async fn number_is_no_service_name() {
     let jaeger = Jaeger::start().await;
     let mut spans = of_service("", vec![span(1, 1, 0, "work")]);
     spans.resource.as_mut().unwrap().attributes = vec![int("service.name", 7)];
     jaeger.export(vec![spans]).await;
-    assert_eq!(jaeger.search("service=7").await, [trace_hex(1)]);
+    assert_eq!(jaeger.search("service=service-name-wrong-type").await, [trace_hex(1)]);
 }
 
 #[tokio::test]

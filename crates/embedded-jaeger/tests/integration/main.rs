@@ -8,6 +8,7 @@ mod ingest;
 mod jaeger;
 mod limits;
 mod monitor;
+mod slow_clients;
 mod startup;
 mod support;
 mod trace_tree;

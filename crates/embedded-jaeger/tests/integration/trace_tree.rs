@@ -46,9 +46,11 @@ async fn rendered(spans: Vec<Span>) -> Vec<Json> {
     spans
 }
 
+/// Returns the warnings except those of clock skew. The spans of the tests start one after another.
 fn warnings(spans: &[Json]) -> Vec<String> {
     let lists = spans.iter().filter_map(|span| span["warnings"].as_array());
-    lists.flatten().map(|warning| warning.as_str().unwrap().to_owned()).collect()
+    let warnings = lists.flatten().map(|warning| warning.as_str().unwrap().to_owned());
+    warnings.filter(|warning| !warning.contains("clock skew")).collect()
 }
 
 #[tokio::test]
@@ -115,6 +117,29 @@ async fn negative_duration_is_zero() {
     let spans = rendered(vec![backwards, beyond]).await;
     assert!(spans.iter().all(|span| span["duration"] == 0), "{spans:?}");
     assert_eq!(warnings(&spans).len(), 2);
+}
+
+/// A child must lie within its parent, unless both are of the same host.
+#[tokio::test]
+async fn clock_skew_is_reported() {
+    let jaeger = Jaeger::start().await;
+    let root = span(1, 1, 0, "root");
+    let late = |id| Span {
+        start_time_unix_nano: root.start_time_unix_nano + 5_000_000,
+        end_time_unix_nano: root.end_time_unix_nano + 5_000_000,
+        ..span(1, id, 1, "late")
+    };
+    let of_host = |name: &str, span: Span| {
+        let mut spans = of_service(name, vec![span]);
+        spans.resource.as_mut().unwrap().attributes.push(text("host.name", name));
+        spans
+    };
+    let spans = [("one", root.clone()), ("one", late(2)), ("two", late(3))];
+    jaeger.export(spans.map(|(name, span)| of_host(name, span)).to_vec()).await;
+    let spans = spans_of(&jaeger, 1).await;
+    let warnings = spans.iter().map(|span| span["warnings"][0].as_str());
+    let expected = "clock skew adjustment disabled; not applying calculated delta of -5ms";
+    assert_eq!(warnings.collect::<Vec<_>>(), [None, None, Some(expected)]);
 }
 
 #[tokio::test]
