@@ -37,6 +37,11 @@ struct CallEchoResponse {
 }
 
 #[derive(Serialize)]
+struct Computed {
+    hash: u64,
+}
+
+#[derive(Serialize)]
 struct Item {
     id: u32,
     name: String,
@@ -97,7 +102,7 @@ pub(crate) fn compute() -> Router {
         let steps = 0..100_000_u64;
         let hash =
             steps.fold(1_u64, |hash, step| black_box(hash ^ step).wrapping_mul(0x100_0000_01b3));
-        hash.to_string()
+        Json(Computed { hash })
     };
     Router::new().route("/compute", get(compute))
 }
