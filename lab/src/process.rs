@@ -85,7 +85,9 @@ impl ServiceProcess {
         let failure = |error| Error::other(format!("lab: cannot start {name}: {error}"));
         let mut command = Command::new(std::env::current_exe().map_err(failure)?);
         // A service that listens on another address than loopback serves clients that know it by any name.
-        if address.ip().is_loopback() && std::env::var_os(ALLOWED_HOSTS).is_none() {
+        if address.ip().is_loopback()
+            && std::env::var_os(ALLOWED_HOSTS).is_none_or(|hosts| hosts.is_empty())
+        {
             command.env(ALLOWED_HOSTS, "localhost");
         }
         set_env(&mut command)

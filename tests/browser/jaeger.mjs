@@ -9,7 +9,7 @@
 // it uses the newest stored traces. Each wait polls a condition with a deadline. It exits with code 1 and one line
 // about the first failed check.
 
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
@@ -117,6 +117,25 @@ async function findByService(page, service, id) {
   await page.locator(`a[href*="/trace/${id}"]`).first().waitFor();
 }
 
+/** Downloads the results of the search and checks for the trace in the file. */
+async function downloadResults(page, id) {
+  const button = page.getByRole('button', { name: 'Download Results' });
+  const [download] = await Promise.all([page.waitForEvent('download'), button.click()]);
+  const { data } = JSON.parse(await readFile(await download.path(), 'utf8'));
+  const spans = data.find((trace) => trace.traceID === id)?.spans.length;
+  check(spans === 3, `the downloaded results have ${spans} spans of the trace ${id} instead of 3`);
+}
+
+/** Opens the JSON of the trace from its page. */
+async function traceJson(page, id) {
+  await page.getByRole('button', { name: 'Trace Timeline' }).hover();
+  const item = page.getByRole('link', { name: 'Trace JSON', exact: true });
+  const [json] = await Promise.all([page.context().waitForEvent('page'), item.click()]);
+  const { data } = JSON.parse(await json.locator('pre').innerText());
+  check(data[0].traceID === id, `Trace JSON shows the trace ${data[0].traceID} instead of ${id}`);
+  await json.close();
+}
+
 /** Opens a trace and checks for three spans of both services, with red error marks only if it failed. */
 async function openTrace(page, id, failed) {
   await page.goto(`${ui}/trace/${id}`);
@@ -197,11 +216,13 @@ async function run(browser) {
   const errors = collectErrors(page);
   await findByService(page, 'service-a', both.good);
   await findByService(page, 'service-b', both.good);
+  await downloadResults(page, both.good);
   await openTrace(page, both.bad, true);
   await compare(page, both);
   await systemArchitecture(page);
   await monitor(page);
   await openTrace(page, both.good, false);
+  await traceJson(page, both.good);
   if (options.screenshot) {
     await page.setViewportSize({ width: 1200, height: 360 });
     await page.screenshot({ path: options.screenshot });
@@ -226,7 +247,7 @@ try {
     ],
   });
   await run(browser);
-  console.log('the user interface shows both traces: search, timeline, Compare, System Architecture and Monitor');
+  console.log('the user interface shows both traces: search, download, timeline, JSON, Compare, System Architecture and Monitor');
 } catch (error) {
   console.error(`browser test failed: ${error.message}`);
   process.exitCode = 1;

@@ -66,14 +66,16 @@ impl Skew {
     fn new(child: &SpanRecord, parent: &SpanRecord) -> Self {
         let times = |span: &SpanRecord| (i128::from(span.start_ns), i128::from(span.duration_ns()));
         let ((start, duration), (parent_start, parent_duration)) = (times(child), times(parent));
-        let is_before = start < parent_start;
-        let is_after = start + duration > parent_start + parent_duration;
-        Self(match (is_before, is_after) {
+        let delay = start - parent_start;
+        let slack = parent_duration - duration;
+        Self(if slack < 0 {
             // A child that is longer need not end before its parent.
-            _ if duration > parent_duration => (parent_start - start).max(0),
-            (false, false) => 0,
+            (-delay).max(0)
+        } else if (0..=slack).contains(&delay) {
+            0
+        } else {
             // Assumes that the request takes as long as the response.
-            _ => parent_start + (parent_duration - duration) / 2 - start,
+            slack / 2 - delay
         })
     }
 

@@ -22,9 +22,10 @@ pub const LICENSES: &str = concat!(
     "Jaeger UI 2.14.1\n",
     "Copyright (c) The Jaeger Authors\n",
     "https://github.com/jaegertracing/jaeger-ui\n\n",
-    "This program includes the unmodified build of Jaeger UI under the Apache License 2.0, which\n",
-    "follows. The files package.json and package-lock.json at the address above list the packages\n",
-    "that the build contains, with their licences.\n\n",
+    "This program includes the build of Jaeger UI under the Apache License 2.0, which follows. Its\n",
+    "scripts are changed to repair the button \"Download Results\". The files package.json and\n",
+    "package-lock.json at the address above list the packages that the build contains, with their\n",
+    "licences.\n\n",
     include_str!(concat!(env!("OUT_DIR"), "/jaeger-ui-license.txt")),
 );
 

@@ -33,6 +33,9 @@ impl Telemetry {
     /// Around any other service, such as a tonic or hyper server, a request has no route, and a gRPC call
     /// has its method.
     ///
+    /// `ALLOWED_HOSTS` has no effect on the layer alone. [`instrument`](Self::instrument) and
+    /// [`server`](Self::server) check the hosts.
+    ///
     /// ```
     /// # fn example(telemetry: observability::Telemetry) -> axum::Router {
     /// use axum::{Router, routing::get};

@@ -86,6 +86,30 @@ async fn link_to_other_trace_is_kept() {
     assert_eq!(child["references"][1]["traceID"], trace_hex(9), "{child}");
 }
 
+/// The UI takes only the first reference to a span of the trace as the way to the root.
+#[tokio::test]
+async fn link_after_parent_is_kept() {
+    let jaeger = Jaeger::start().await;
+    let linked = |id, to| {
+        let link = Link { trace_id: trace_id(1), span_id: span_id(to), ..Link::default() };
+        Span { links: vec![link], ..span(1, id, 1, "child") }
+    };
+    jaeger
+        .export_spans(vec![span(1, 1, 0, "root"), linked(2, 3), linked(3, 2), linked(4, 1)])
+        .await;
+    let spans = spans_of(&jaeger, 1).await;
+    let references = spans.iter().flat_map(|span| span["references"].as_array().unwrap());
+    let texts = references.map(|to| format!("{} {}", to["refType"], to["spanID"]).replace('"', ""));
+    let expected = [
+        "CHILD_OF 0000000000000001",
+        "FOLLOWS_FROM 0000000000000003",
+        "CHILD_OF 0000000000000001",
+        "FOLLOWS_FROM 0000000000000002",
+        "FOLLOWS_FROM 0000000000000001",
+    ];
+    assert_eq!(texts.collect::<Vec<_>>(), expected);
+}
+
 #[tokio::test]
 async fn link_cycles_are_removed() {
     let link = |to: u64| Link { trace_id: trace_id(1), span_id: span_id(to), ..Link::default() };

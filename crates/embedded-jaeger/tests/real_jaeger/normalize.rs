@@ -23,9 +23,7 @@ impl Response {
         let body = body.map_or_else(|_| self.body.as_str().into(), normalize);
         json!({ "status": self.status, "type": media_type, "body": body })
     }
-}
 
-impl Response {
     /// Returns the names of spans and their warnings in both formats of the API.
     pub(crate) fn warnings(&self) -> BTreeSet<[String; 2]> {
         let json: Json = serde_json::from_str(&self.body).unwrap();
