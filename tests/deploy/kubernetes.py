@@ -2,7 +2,7 @@
 """Checks rendered manifests: `kubernetes.py MANIFEST… [--crds FILE…]`.
 
 Validates each resource against the schemas of four Kubernetes versions, or against its CRD, and each pod against the
-policy below. Then breaks each Deployment in each way and requires that the policy reports it.
+policy below. Then breaks each workload in each way and requires that the policy reports it.
 """
 import argparse
 import copy
@@ -19,6 +19,13 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Every setting that a service reads. The services ignore other variables, so a misspelled one has no effect.
 PAGES = [(ROOT / page).read_text() for page in ("README.md", "docs/telemetry.md")]
 SETTINGS = {name for page in PAGES for name in re.findall(r"`([A-Z][A-Z_]+)`", page)}
+# The configurations of collectors and Jaeger, and the variables that each reads, with whether it has no default.
+CONFIGS = {
+    path.name: dict(re.findall(r"\$\{env:(\w+)(:-|\})", path.read_text())) for path in (ROOT / "deploy/collector/config").glob("*.yaml")
+}
+# Variables that collectors and Jaeger read without their configuration.
+RUNTIME = {"GOMEMLIMIT", "OTEL_TRACES_SAMPLER", "NODE_NAME"}
+WORKLOADS = ("DaemonSet", "Deployment", "StatefulSet")
 
 
 def strict(schema):
@@ -72,12 +79,14 @@ POD = {
     "securityContext.runAsNonRoot": True,
     "securityContext.runAsUser": ...,
     "securityContext.seccompProfile.type": "RuntimeDefault",
-    "topologySpreadConstraints": ...,
 }
+SPREAD = {"topologySpreadConstraints": ...}
+# A pod with a service account of its name may call the API server.
+TOKEN = {"automountServiceAccountToken": True, "serviceAccountName": ...}
 CONTAINER = {
     "image": ...,
-    "livenessProbe.httpGet.path": "/livez",
-    "readinessProbe.httpGet.path": "/readyz",
+    "livenessProbe.httpGet.path": ...,
+    "readinessProbe.httpGet.path": ...,
     "resources.requests.cpu": ...,
     "resources.requests.memory": ...,
     "resources.limits.cpu": ...,
@@ -88,11 +97,28 @@ CONTAINER = {
 }
 
 
-def policy_errors(deployment, settings):
+SERVICE = {"livenessProbe.httpGet.path": "/livez", "readinessProbe.httpGet.path": "/readyz"}
+
+
+def required(workload, settings):
+    """Returns what the pod and each container of a workload must have."""
+    pod = POD | ({} if workload["kind"] == "DaemonSet" else SPREAD)
+    if "serviceAccountName" in workload["spec"]["template"]["spec"]:
+        pod |= TOKEN
+    return pod, CONTAINER | (SERVICE if is_service(settings) else {})
+
+
+def is_service(settings):
+    """Returns whether the pod is that of a service, and not that of a collector."""
+    return "DRAIN_DELAY_MS" in settings
+
+
+def policy_errors(workload, settings):
     """Yields the violations of the policy."""
-    pod = deployment["spec"]["template"]["spec"]
-    for where, required in [(pod, POD), *((container, CONTAINER) for container in pod["containers"])]:
-        for path, expected in required.items():
+    pod = workload["spec"]["template"]["spec"]
+    of_pod, of_container = required(workload, settings)
+    for where, paths in [(pod, of_pod), *((container, of_container) for container in pod["containers"])]:
+        for path, expected in paths.items():
             value = at(where, path)
             if value is None or expected not in (..., value):
                 yield f"{path} is {value}"
@@ -102,39 +128,74 @@ def policy_errors(deployment, settings):
         tag = (container.get("image") or "").rpartition("/")[2].partition(":")[2]
         if tag in ("", "latest"):
             yield f"image {container.get('image')} has no fixed tag"
-        names = settings.keys() | {env["name"] for env in container["env"] if "value" in env}
-        yield from (f"unknown setting {name}" for name in sorted(names - SETTINGS))
+        names = settings.keys() | {env["name"] for env in container.get("env", [])}
+        yield from (service_errors if is_service(settings) else config_errors)(pod, container, settings, names)
+
+
+def service_errors(pod, container, settings, names):
+    """Yields misspelled settings, and a shutdown that does not fit."""
+    names -= {env["name"] for env in container["env"] if "valueFrom" in env}
+    yield from (f"unknown setting {name}" for name in sorted(names - SETTINGS))
     delay, timeout = int(settings["DRAIN_DELAY_MS"]), int(settings["SHUTDOWN_TIMEOUT_MS"])
     if delay > timeout / 2 or timeout >= 1000 * pod.get("terminationGracePeriodSeconds", 0):
         yield f"a drain of {delay} of {timeout} ms does not fit terminationGracePeriodSeconds"
 
 
-def mutations(deployment, settings):
-    """Yields a name, and a Deployment and settings that violate the policy."""
-    for level, paths in (("pod", POD), ("container", CONTAINER)):
+def config_errors(_, container, __, names):
+    """Yields configurations that do not exist, and variables that they read but the pod does not set, or the reverse."""
+    files = [arg.rpartition("/")[2] for arg in container.get("args", []) if arg.startswith("--config=")]
+    yield from (f"no configuration {file}" for file in files if file not in CONFIGS)
+    needed = {name for file in files for name, end in CONFIGS.get(file, {}).items() if end == "}"}
+    yield from (f"unset variable {name}" for name in sorted(needed - names))
+    yield from (f"unknown variable {name}" for name in sorted(names - {n for c in CONFIGS.values() for n in c} - RUNTIME))
+
+
+def mutations(workload, settings):
+    """Yields a name, and a workload and settings that violate the policy."""
+
+    def broken():
+        copied = copy.deepcopy(workload)
+        pod = copied["spec"]["template"]["spec"]
+        return copied, pod, pod["containers"][0]
+
+    of_pod, of_container = required(workload, settings)
+    for is_pod, paths in ((True, of_pod), (False, of_container)):
         for path in paths:
-            broken = copy.deepcopy(deployment)
-            pod = broken["spec"]["template"]["spec"]
+            copied, pod, container = broken()
             *parents, last = path.split(".")
-            target = pod if level == "pod" else pod["containers"][0]
+            target = pod if is_pod else container
             for key in parents:
                 target = target[key]
             del target[last]
-            yield f"no {path}", broken, settings
+            yield f"no {path}", copied, settings
     for path, value in [("image", "a.example:5000/b"), ("image", "b:latest"), ("runAsUser", 0)]:
-        broken = copy.deepcopy(deployment)
-        pod = broken["spec"]["template"]["spec"]
-        (pod["containers"][0] if path == "image" else pod["securityContext"])[path] = value
-        yield f"{path} {value}", broken, settings
-    yield "shutdown longer than the grace period", deployment, settings | {"SHUTDOWN_TIMEOUT_MS": "60000"}
-    yield "misspelled setting", deployment, settings | {"LOG_FORMATS": "json"}
-    yield "delay as long as the shutdown", deployment, settings | {"DRAIN_DELAY_MS": settings["SHUTDOWN_TIMEOUT_MS"]}
+        copied, pod, container = broken()
+        (container if path == "image" else pod["securityContext"])[path] = value
+        yield f"{path} {value}", copied, settings
+    if is_service(settings):
+        yield "shutdown longer than the grace period", workload, settings | {"SHUTDOWN_TIMEOUT_MS": "60000"}
+        yield "misspelled setting", workload, settings | {"LOG_FORMATS": "json"}
+        yield "delay as long as the shutdown", workload, settings | {"DRAIN_DELAY_MS": settings["SHUTDOWN_TIMEOUT_MS"]}
+        return
+    yield "misspelled variable", workload, settings | {"GATEWAY": "[a:4317]"}
+    copied, _, container = broken()
+    container["env"] = [env for env in container["env"] if env["name"] != "POD_IP"]
+    yield "no POD_IP", copied, settings
+    copied, _, container = broken()
+    container["args"] = ["--config=/etc/collector/nodes.yaml"]
+    yield "misspelled configuration", copied, settings
+
+
+def settings_of(workload, resources):
+    """Returns the variables that a workload takes from ConfigMaps."""
+    data = {r["metadata"]["name"]: r["data"] for r in resources if r["kind"] == "ConfigMap"}
+    sources = workload["spec"]["template"]["spec"]["containers"][0].get("envFrom", [])
+    return {name: value for source in sources for name, value in data[source["configMapRef"]["name"]].items()}
 
 
 def check(file, crds):
     """Prints the errors of a rendered file and returns their number."""
     resources = list(yaml.safe_load_all(pathlib.Path(file).read_text()))
-    settings = next(r["data"] for r in resources if r["metadata"]["name"].startswith("settings-"))
     errors, unchecked, broken = [], set(), 0
     for resource in resources:
         name = f"{resource['kind']} {resource['metadata']['name']}"
@@ -142,7 +203,8 @@ def check(file, crds):
             errors += [f"{name}: {error}" for error in schema_errors(resource, crds)]
         except kubernetes_validate.SchemaNotFoundError:
             unchecked.add(resource["kind"])
-        if resource["kind"] == "Deployment":
+        if resource["kind"] in WORKLOADS:
+            settings = settings_of(resource, resources)
             errors += [f"{name}: {error}" for error in policy_errors(resource, settings)]
             for mutation, *changed in mutations(resource, settings):
                 broken += 1

@@ -59,7 +59,8 @@ def lint_windows(where, expr, allowed=()):
 
 
 def lint_alerts(uids):
-    rules, runbook = read("prometheus/rules/alerts.yml"), read("../docs/runbook.md")
+    rules = read("prometheus/rules/alerts.yml") + read("prometheus/rules/collector.yml")
+    runbook = read("../docs/runbook.md")
     anchors = {re.sub(r"[^\w -]", "", h.lower()).strip().replace(" ", "-") for h in re.findall(r"^#+ (.+)$", runbook, re.M)}
     alerts = re.split(r"^      - alert: ", rules, flags=re.M)[1:]
     expect(alerts, "no alerts found")
@@ -73,7 +74,7 @@ def lint_alerts(uids):
         expect(link and link.group(1) in anchors, f"{name}: no section in docs/runbook.md")
         dashboard = re.search(r"dashboard: /d/([\w-]+)", text)
         expect(dashboard and dashboard.group(1) in uids, f"{name}: no such dashboard")
-    lint_windows("alerts.yml", rules)
+    lint_windows("alerts.yml and collector.yml", rules)
     lint_windows("slo.yml", read("prometheus/rules/slo.yml"))
     for window in re.findall(r"\}\[(\w+)\]", read("prometheus/rules/slo.yml")):
         expect(window == "5m", f"slo.yml: a rule reads the series of all instances over {window}, and not recorded values")
