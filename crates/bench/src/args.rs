@@ -48,6 +48,8 @@ pub(crate) enum Command {
     CheckBudget,
     /// Measure startup, and CPU, memory and /metrics by connections, routes and requests (needs wrk)
     Scaling(Options),
+    /// Compare the embedded Jaeger with a real one, whose path is in the variable JAEGER (needs wrk)
+    Jaeger(Options),
 
     #[command(hide = true)]
     Instrumented { app: App },

@@ -45,7 +45,7 @@ fn run_round(
         let service_a = helper(&["baseline", "a"])?.serve();
         let mut processes = Vec::new();
         for variant in COMPARED {
-            let builder = variant.configure(helper(&service.command(variant))?, receiver);
+            let builder = variant.configure(helper(&service.command(variant))?, &receiver.url());
             processes.push((variant, builder.env("SERVICE_A_URL", service_a.url()).serve()));
         }
         match interleave(processes, service, options.connections, options.seconds) {

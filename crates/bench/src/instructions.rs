@@ -103,7 +103,7 @@ fn measure(scenario: &Scenario) -> Result<Cost> {
         .env("SERVICE_A_URL", service_a.url())
         // With one worker thread, the number of wake-ups does not depend on scheduling.
         .env("TOKIO_WORKER_THREADS", "1");
-    let process = variant.configure(builder, &receiver).serve();
+    let process = variant.configure(builder, &receiver.url()).serve();
     send_requests(&process, service.path, WARM_UP)?;
     let pid = format!("--pid={}", process.id());
     let reset = ProcessBuilder::new("vgdb").args([&pid, "zero"]).run_to_exit();

@@ -88,7 +88,7 @@ impl Candidate {
 ///
 /// # Errors
 /// Fails if a span was dropped or is not exported in time.
-fn wait_for_export(service: &Process) -> Result<f64> {
+pub(crate) fn wait_for_export(service: &Process) -> Result<f64> {
     let deadline = Instant::now() + EXPORT_TIMEOUT;
     loop {
         let page = service.metrics();

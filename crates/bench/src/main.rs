@@ -13,6 +13,7 @@ mod compare;
 mod instructions;
 mod instrumented;
 mod interleave;
+mod jaeger;
 mod load;
 mod process;
 mod scaling;
@@ -23,7 +24,9 @@ use args::{Args, Command};
 fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
     let command = args.command.unwrap_or(Command::Compare(args.options));
-    if cfg!(debug_assertions) && matches!(command, Command::Compare(_) | Command::Scaling(_)) {
+    if cfg!(debug_assertions)
+        && matches!(command, Command::Compare(_) | Command::Scaling(_) | Command::Jaeger(_))
+    {
         eprintln!("bench: this is a debug build, figures are meaningful only with --release");
     }
     match command {
@@ -31,6 +34,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Instructions { names } => instructions::run(&names)?,
         Command::CheckBudget => instructions::check_budget()?,
         Command::Scaling(options) => scaling::run(&options)?,
+        Command::Jaeger(options) => jaeger::run(&options)?,
         Command::Instrumented { app } => return Ok(instrumented::serve(app)),
         Command::Routes { count } => {
             return Ok(instrumented::serve_router(baseline::routes(count)));

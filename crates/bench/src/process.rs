@@ -23,7 +23,8 @@ pub(crate) fn helper(args: &[impl AsRef<OsStr>]) -> Result<ProcessBuilder> {
 #[tokio::main(flavor = "current_thread")]
 pub(crate) async fn serve_receiver() -> Result<()> {
     let jaeger = embedded_jaeger::start(JaegerConfig::with_ephemeral_ports()).await?;
-    log_listening(jaeger.otlp_grpc_addr());
+    let (address, ui) = (jaeger.otlp_grpc_addr(), jaeger.ui_addr());
+    println!(r#"{{"msg":"listening","address":"{address}","admin_address":"{ui}"}}"#);
     terminated().await;
     jaeger.stop().await;
     Ok(())

@@ -27,7 +27,7 @@ const FORMATS: [&str; 3] = [
 /// Measures and prints everything.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let receiver = helper(&["receiver"])?.serve();
-    let instrumented = |args: &[&str]| Ok(FULL.configure(helper(args)?, &receiver));
+    let instrumented = |args: &[&str]| Ok(FULL.configure(helper(args)?, &receiver.url()));
     let service_a = || instrumented(&["instrumented", "a"]);
     print_startup(service_a, options.rounds)?;
 

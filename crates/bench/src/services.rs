@@ -1,7 +1,7 @@
 //! Services under measurement.
 
 use clap::ValueEnum;
-use testkit::{Process, ProcessBuilder};
+use testkit::ProcessBuilder;
 
 use crate::load::Protocol;
 
@@ -114,9 +114,9 @@ impl Variant {
     ///
     /// All settings are the defaults except for the queue size. The default of 2,048 spans would overflow
     /// at tens of thousands of spans per second whenever both cores are busy.
-    pub(crate) fn configure(self, builder: ProcessBuilder, receiver: &Process) -> ProcessBuilder {
+    pub(crate) fn configure(self, builder: ProcessBuilder, endpoint: &str) -> ProcessBuilder {
         builder
-            .env("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url())
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
             .env("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
             .env("OTEL_BSP_MAX_QUEUE_SIZE", "65536")
             .envs(self.overrides.iter().copied())

@@ -32,12 +32,20 @@ impl TraceQuery {
     /// Returns up to `limit` matching traces, the newest first.
     pub(crate) fn run(&self, store: &Store) -> Vec<Arc<Trace>> {
         let is_candidate = |trace: &Trace| trace.spans.iter().any(|span| self.matches_record(span));
-        let mut found = store.traces(is_candidate);
-        found.sort_by_cached_key(|trace| Reverse((trace.start_ns(), trace.id)));
+        let candidates = store.traces(is_candidate).into_iter();
+        let mut found: Vec<_> =
+            candidates.map(|trace| (Reverse((trace.start_ns(), trace.id)), trace)).collect();
+        let limit = self.limit as usize;
+        if self.tags.is_empty() && limit < found.len() {
+            // All candidates match, so that only the newest are sorted.
+            found.select_nth_unstable_by_key(limit, |&(newest_first, _)| newest_first);
+            found.truncate(limit);
+        }
+        found.sort_unstable_by_key(|&(newest_first, _)| newest_first);
         // Tags are decoded here because decoding under the lock would block exporters.
         let mut sources = HashMap::new();
-        let matching = found.iter().filter(|trace| self.matches_tags(trace, &mut sources));
-        matching.take(self.limit as usize).cloned().collect()
+        let matching = found.iter().filter(|(_, trace)| self.matches_tags(trace, &mut sources));
+        matching.take(limit).map(|(_, trace)| Arc::clone(trace)).collect()
     }
 
     fn matches_record(&self, span: &SpanRecord) -> bool {
