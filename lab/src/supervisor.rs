@@ -20,6 +20,9 @@ use crate::terminal::{print_line, print_log, print_status};
 /// Time beyond its own shutdown timeout after which a service is killed.
 const KILL_DELAY: Duration = Duration::from_secs(1);
 
+/// Variables of the services that the lab overrides.
+const OVERRIDDEN: [&str; 4] = ["ADMIN_ADDR", "FAULTS_ENABLED", "LISTEN_ADDR", "SERVICE_A_URL"];
+
 /// Runs the system until a shutdown signal or the key `q`.
 pub(crate) async fn run(args: impl Iterator<Item = OsString>) -> Result<(), Error> {
     let args = Args::parse(args)?;
@@ -56,6 +59,14 @@ pub(crate) async fn run(args: impl Iterator<Item = OsString>) -> Result<(), Erro
     }
 }
 
+fn warn_of_overridden() {
+    let is_set = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let set: Vec<_> = OVERRIDDEN.into_iter().filter(is_set).collect();
+    if !set.is_empty() {
+        print_status(format_args!("ignoring {}, which the lab sets for A and B", set.join(", ")));
+    }
+}
+
 struct System {
     a: SupervisedService,
     b: SupervisedService,
@@ -69,6 +80,7 @@ impl System {
         let flags = [SERVICE_B, "--listen-addr=", "--admin-addr="].map(OsString::from);
         let config: Config = service_b::SERVICE.parse(flags)?;
         let kill_after = config.shutdown_timeout() + KILL_DELAY;
+        warn_of_overridden();
         check_addresses(args.service_addresses())?;
         let traces = TraceBackend::start(&args).await?;
 

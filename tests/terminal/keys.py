@@ -92,6 +92,11 @@ def main():
     shell.wait_for("SIGINT, stopping B, then A")
     shell.wait_for(PROMPT)
 
+    # A pipe on a terminal: the reader waits for the end of the output.
+    shell.send(f"{sys.argv[1]} scenarios --explain | grep -c 'the same in body, counter, log of B and trace'\n")
+    shell.wait_for(r"\s7\r\n")
+    shell.wait_for(PROMPT)
+
     shell = Shell(TERM="dumb")
     shell.send(f"exec {sys.argv[1]}\n")
     output = shell.wait_for("ends it all")
@@ -106,7 +111,7 @@ def main():
     os.close(shell.fd)  # the terminal is gone
     for host, port in services:
         wait_until_refused(host, int(port))
-    print("keys, Ctrl-Z, Ctrl-C, a dumb terminal and a closed terminal work")
+    print("keys, Ctrl-Z, Ctrl-C, a pipe, a dumb terminal and a closed terminal work")
 
 
 main()

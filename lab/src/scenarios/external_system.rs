@@ -68,7 +68,8 @@ impl ExternalSystem {
 
     async fn set_fault(&mut self, client: &Client, fault: Fault) -> Result<(), String> {
         if !self.is_a_up {
-            self.stand_in = Some(StandIn::start(&client.service_a, fault).await?);
+            let stand_in = StandIn::start(&client.service_a, fault, self.time_limit).await?;
+            self.stand_in = Some(stand_in);
             return Ok(());
         }
         if !self.has_faults {

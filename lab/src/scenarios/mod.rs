@@ -1,7 +1,7 @@
 //! Tests of services A and B in eight suites, against a system that the run starts or against one that runs.
 
 use std::ffi::OsString;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, stdin, stdout};
 
 use observability::Error;
 use observability::server::ShutdownSignals;
@@ -39,7 +39,9 @@ pub(crate) async fn run(args: impl Iterator<Item = OsString>) -> Result<(), Erro
         report = run.run_suites() => report,
         signal = signals.recv() => Err(aborted(signal)),
     };
-    let keeps_traces = args.explain && !args.json && std::io::stdin().is_terminal();
+    // A reader of a pipe waits for the end of the output, so that only a user who sees all of it can end the run.
+    let is_interactive = stdin().is_terminal() && stdout().is_terminal();
+    let keeps_traces = args.explain && !args.json && is_interactive;
     if report.is_ok() && keeps_traces {
         print_line("The traces are kept until Ctrl-C.");
         signals.recv().await;

@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::net::TcpSocket;
 use tokio::time::timeout;
 
-use super::suites::{Fault, Service, State};
+use super::suites::{Fault, Service, State, slow_delay};
 use crate::fault_switch::set_fault;
 use crate::http::endpoint;
 use crate::jaeger::TraceBackend;
@@ -99,7 +99,7 @@ impl Fault {
     pub(super) fn to_json(self, time_limit: Duration) -> String {
         let (name, value) = match self {
             Self::Hang => ("hang", json!(true)),
-            Self::Slow => ("delay_ms", json!(time_limit.as_millis() / 4)),
+            Self::Slow => ("delay_ms", json!(slow_delay(time_limit).as_millis())),
             Self::Status500 => ("status", json!(500)),
             Self::MalformedBody => ("garbage", json!(true)),
             Self::Reset => ("reset", json!(true)),

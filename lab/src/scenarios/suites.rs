@@ -1,5 +1,7 @@
 //! Table of the suites and their tests.
 
+use std::time::Duration;
+
 use Expected::{Echo, ErrorBody, Healthy, NoResponse, Status};
 use Fault::{Hang, MalformedBody, Reset, Slow, Status500};
 use Service::{A, B};
@@ -55,7 +57,7 @@ pub(super) enum State {
 pub(super) enum Fault {
     /// A never responds.
     Hang,
-    /// A responds late, but within the time limit of B.
+    /// A echoes after [`slow_delay`].
     Slow,
     /// A responds with status 500.
     Status500,
@@ -63,6 +65,11 @@ pub(super) enum Fault {
     MalformedBody,
     /// A closes the connection before the response is complete.
     Reset,
+}
+
+/// Returns the delay of [`Fault::Slow`], which is within the time limit of B.
+pub(super) fn slow_delay(time_limit: Duration) -> Duration {
+    time_limit / 4
 }
 
 /// Request to a service.

@@ -71,6 +71,20 @@ fn banner_curl_command_works() {
     assert_eq!(testkit::http::get(service_in_banner(&lab, "A").0, "/faults").status, 200);
 }
 
+#[test]
+fn overridden_variables_are_named() {
+    let unused = ReservedPort::bind();
+    let lab = lab_on_free_ports()
+        .env("SERVICE_A_URL", unused.url())
+        .env("LISTEN_ADDR", unused.release().to_string())
+        .env("ADMIN_ADDR", "")
+        .start();
+    let (address, target) = curl_url(&lab);
+    assert_eq!(testkit::http::get(address, &target).status, 200);
+    let line = "* ignoring LISTEN_ADDR, SERVICE_A_URL, which the lab sets for A and B";
+    lab.wait_for_stdout_line("the ignored variables", |printed| printed == line);
+}
+
 /// Returns the status of a request with a host.
 fn status_with_host(address: SocketAddr, target: &str, host: &str) -> u16 {
     let mut connection = Connection::open(address);

@@ -101,7 +101,7 @@ impl ClientBuilder {
 
     /// Sets the maximum number of retries of a call whose connection cannot be made. The default is 0.
     ///
-    /// Retries are limited to a fifth of the calls of the last ten seconds, or one per second.
+    /// In ten seconds there are at most ten retries, plus a fifth of the calls.
     pub fn max_connect_retries(mut self, retries: u32) -> Self {
         self.max_connect_retries = retries;
         self

@@ -17,7 +17,7 @@ use crate::telemetry::Telemetry;
 /// Pause before a retry.
 const RETRY_DELAY: Duration = Duration::from_millis(20);
 
-/// Period and share of the retry budget. One retry per second is allowed in any case.
+/// Period and share of the retry budget, to which one retry per second is added.
 const RETRY_BUDGET_PERIOD: Duration = Duration::from_secs(10);
 const RETRY_BUDGET_RATIO: f32 = 0.2;
 
