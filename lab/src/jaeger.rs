@@ -38,13 +38,16 @@ impl TraceBackend {
         }
     }
 
-    /// Environment variables that direct the services to the embedded Jaeger. They inherit the
-    /// variables of an external collector.
+    /// Environment variables that direct the services to the embedded Jaeger, before others that they
+    /// inherit. They inherit the variables of an external collector.
     pub(crate) fn env(&self) -> Vec<(&'static str, String)> {
         match self {
             Self::Embedded(jaeger) => vec![
-                ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", jaeger.otlp_grpc_addr())),
-                ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc".to_owned()),
+                (
+                    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+                    format!("http://{}", jaeger.otlp_grpc_addr()),
+                ),
+                ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc".to_owned()),
             ],
             Self::External(_) => Vec::new(),
         }

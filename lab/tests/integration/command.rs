@@ -85,6 +85,23 @@ fn overridden_variables_are_named() {
     lab.wait_for_stdout_line("the ignored variables", |printed| printed == line);
 }
 
+/// The protocol of the shell does not reach the services, because the lab selects that of its Jaeger.
+#[test]
+fn embedded_jaeger_overrides_protocol() {
+    let lab = lab_on_free_ports()
+        .env("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf")
+        .env("OTEL_BSP_SCHEDULE_DELAY", "100")
+        .start();
+    let (address, target) = curl_url(&lab);
+    let response = testkit::http::get(address, &target);
+    let line = lab.wait_for_stdout_line("Jaeger", |line| line.starts_with("  traces "));
+    let (_, ui) = line.split_once("http://").unwrap();
+    let trace = format!("/api/traces/{}", response.trace_id());
+    testkit::wait_until("the trace", || {
+        testkit::http::get(ui.parse().unwrap(), &trace).status == 200
+    });
+}
+
 /// Returns the status of a request with a host.
 fn status_with_host(address: SocketAddr, target: &str, host: &str) -> u16 {
     let mut connection = Connection::open(address);
