@@ -150,6 +150,29 @@ def config_errors(_, container, __, names):
     yield from (f"unknown variable {name}" for name in sorted(names - {n for c in CONFIGS.values() for n in c} - RUNTIME))
 
 
+# What a service needs whose clients are strangers.
+EXPOSED = ["PUBLIC_ENDPOINT", "TRUSTED_PROXIES"]
+
+
+def exposure_errors(workload, resources):
+    """Yields the settings that a service lacks to which a Gateway sends requests. It has the name of its workload."""
+    rules = [rule for r in resources if r["kind"] == "HTTPRoute" for rule in r["spec"]["rules"]]
+    if workload["metadata"]["name"] in {backend["name"] for rule in rules for backend in rule["backendRefs"]}:
+        env = {env["name"] for env in workload["spec"]["template"]["spec"]["containers"][0].get("env", [])}
+        yield from (f"exposed without {name}" for name in EXPOSED if name not in env)
+
+
+def exposure_mutations(workload, resources):
+    """Yields a name, and a workload that is exposed without a setting."""
+    for name in EXPOSED:
+        copied = copy.deepcopy(workload)
+        container = copied["spec"]["template"]["spec"]["containers"][0]
+        present = container.get("env", [])
+        container["env"] = [env for env in present if env["name"] != name]
+        if len(container["env"]) < len(present):
+            yield f"exposed without {name}", copied, resources
+
+
 def mutations(workload, settings):
     """Yields a name, and a workload and settings that violate the policy."""
 
@@ -205,11 +228,15 @@ def check(file, crds):
             unchecked.add(resource["kind"])
         if resource["kind"] in WORKLOADS:
             settings = settings_of(resource, resources)
-            errors += [f"{name}: {error}" for error in policy_errors(resource, settings)]
-            for mutation, *changed in mutations(resource, settings):
-                broken += 1
-                if not list(policy_errors(*changed)):
-                    errors.append(f"{name}: the policy accepts: {mutation}")
+            for policy, changes, context in [
+                (policy_errors, mutations, settings),
+                (exposure_errors, exposure_mutations, resources),
+            ]:
+                errors += [f"{name}: {error}" for error in policy(resource, context)]
+                for mutation, *changed in changes(resource, context):
+                    broken += 1
+                    if not list(policy(*changed)):
+                        errors.append(f"{name}: the policy accepts: {mutation}")
     note = f", no schema for {', '.join(sorted(unchecked))}" if unchecked else ""
     print("\n".join([f"{pathlib.Path(file).stem}: {len(resources)} resources, {broken} mutations{note}", *errors]))
     return len(errors)
