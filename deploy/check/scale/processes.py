@@ -112,14 +112,14 @@ def configs(*names):
     return [f"--config={CONFIG / name}" for name in names]
 
 
-def tiers(folder, programs, sampling_percent, slow_ms):
+def tiers(folder, programs, sampling_percent, slow_ms, direct):
     """Returns all processes by name, in the order in which they start."""
     collector, jaeger = backend("collector"), backend("jaeger")
     gateways = ", ".join(f"{NET}.{host}:4317" for host in (30, 31))
     site = {
         "GATEWAYS": f"[{gateways}]", "SAMPLING_PERCENT": str(sampling_percent), "SLOW_MS": str(slow_ms), "SHARDS": "1", "REPLICAS": "0",
         "KAFKA_BROKERS": f"[{NET}.40:9092]", "OPENSEARCH_URL": f"http://{NET}.50:9200", "PROMETHEUS_URL": f"http://{NET}.60:9090",
-        "OTEL_TRACES_SAMPLER": "always_off", "GOMEMLIMIT": "400MiB",
+        "JAEGER_COLLECTOR": f"{NET}.41:4317", "OTEL_TRACES_SAMPLER": "always_off", "GOMEMLIMIT": "400MiB",
     }  # fmt: skip
 
     def service(name, index, host, **env):
@@ -133,8 +133,13 @@ def tiers(folder, programs, sampling_percent, slow_ms):
     def jaeger_process(name, host, config):
         return Process(name, host, "13133/status", [jaeger, *configs("jaeger-storage.yaml", config)], site)
 
-    every = [kafka(folder), opensearch(folder), jaeger_process("ingester", 41, "ingester.yaml")]
-    every += [Process(f"gateway-{i}", 30 + i, "13133", [collector, *configs("gateway.yaml", "gateway-kafka.yaml")], site) for i in (0, 1)]
+    every = [opensearch(folder)]
+    if direct:
+        every += [jaeger_process("ingester", 41, "jaeger-collector.yaml")]
+    else:
+        every += [kafka(folder), jaeger_process("ingester", 41, "ingester.yaml")]
+    gateway = configs("gateway.yaml", "gateway-direct.yaml" if direct else "gateway-kafka.yaml")
+    every += [Process(f"gateway-{i}", 30 + i, "13133", [collector, *gateway], site) for i in (0, 1)]
     every += [Process(f"node-{i}", 20 + i, "13133", [collector, *configs("node.yaml")], site) for i in (0, 1)]
     every += [jaeger_process("query", 60, "query.yaml")]
     every += [service("service-a", i, 10 + i) for i in (0, 1)]
