@@ -1,7 +1,7 @@
 """The way of spans from services to OpenSearch, host by host on one machine, while each tier is killed once.
 
 `python3 deploy/check/scale [--calls N]` starts two A, two B, two node collectors, two gateways, Kafka, an ingester,
-OpenSearch and a query with the configuration files that Kubernetes mounts. It sends calls of which 1 % fail and 1 % are
+OpenSearch, a query and Prometheus with the configuration files that Kubernetes mounts. It sends calls of which 1 % fail and 1 % are
 slow, kills and restarts each tier meanwhile, and counts what has arrived. The exit code is 1 if a promise is broken.
 """
 import argparse
@@ -15,6 +15,7 @@ import signal
 import tempfile
 import threading
 import time
+import urllib.parse
 import urllib.request
 
 import load
@@ -91,6 +92,13 @@ def wait_until_stored(samples):
                 last, since = count, time.monotonic()
 
 
+def fired():
+    """Returns the names of the alerts that have fired."""
+    query = urllib.parse.quote('count by (alertname) (max_over_time(ALERTS{alertstate="firing"}[6h]))')
+    result = json.loads(get(f"http://{NET}.60:9090/api/v1/query?query={query}"))["data"]["result"]
+    return {series["metric"]["alertname"] for series in result}
+
+
 class Report:
     def __init__(self):
         self.failed = False
@@ -132,6 +140,11 @@ def report(calls, traces, outages, samples, percent, direct):
     unknown = samples.unknown_to((ROOT / "deploy/prometheus/rules/collector.yml").read_text())
     unknown = [metric for metric in unknown if not (direct and "kafka" in metric)]
     table.row("metrics that the alerts use and no process has", ", ".join(unknown) or "none", not unknown)
+    alerts = fired()
+    losses = {"SpansLost", "CollectorSpansLost", "SpansNotStored", "GatewayRestarted"} & alerts
+    expected = {"GatewayRestarted"} if outages else set()
+    table.row("alerts of lost spans that fired in Prometheus", ", ".join(sorted(losses)) or "none", losses == expected)
+    table.row("other alerts that fired", ", ".join(sorted(alerts - losses)) or "none")
     lost = samples.undecided("gateway-1")
     table.row("lost: undecided in the killed gateway (GatewayRestarted)", f"{lost:.0f} traces, by design", lost == 0 or "gateway-1" in outages)
     return table.failed

@@ -3,7 +3,7 @@ import collections
 import contextlib
 import re
 
-from processes import get
+from processes import get, metrics_port
 
 SAMPLE = re.compile(r"^(\w+)(\{[^}]*\})? (\S+)", re.M)
 # Each metric by which a tier counts spans that it loses.
@@ -19,15 +19,11 @@ COUNTERS = {
 }  # fmt: skip
 
 
-def port(name):
-    return "9464" if name.startswith("service") else "8888"
-
-
 class Samples:
     """The last values of each process, and the sums of the processes that were killed."""
 
     def __init__(self, processes):
-        self.processes = {name: p for name, p in processes.items() if not name.startswith(("kafka", "opensearch"))}
+        self.processes = {name: p for name, p in processes.items() if not name.startswith(("kafka", "opensearch", "prometheus"))}
         self.every, self.before = processes, collections.defaultdict(float)
         self.last, self.pids, self.cpu, self.startup = {}, {}, collections.defaultdict(dict), {}
 
@@ -39,7 +35,7 @@ class Samples:
                 self.startup.setdefault(name, seconds)
         for name, process in self.processes.items():
             with contextlib.suppress(OSError):
-                text = get(f"http://{process.ip}:{port(name)}/metrics")
+                text = get(f"http://{process.ip}:{metrics_port(name)}/metrics")
                 if self.pids.get(name) not in (None, process.process.pid):
                     for series, value in self.last[name].items():
                         self.before[name, series] += value

@@ -1,9 +1,11 @@
-"""The processes of the scale test: services, collectors, Kafka, Jaeger and OpenSearch.
+"""The processes of the scale test: services, collectors, Kafka, Jaeger, OpenSearch and Prometheus.
 
 Each process listens at a loopback address of its own, with the ports that it has in Kubernetes. The addresses are chosen at
 random, so that two runs do not meet.
 """
+import collections
 import contextlib
+import json
 import os
 import pathlib
 import random
@@ -18,6 +20,7 @@ ROOT = HERE.parents[2]
 CONFIG = ROOT / "deploy/collector/config"
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache"), "observability-starter")
 NET = f"127.{random.randrange(16, 250)}.{random.randrange(1, 250)}"
+JOBS = {"node": "otel-node", "gateway": "otel-gateway", "ingester": "jaeger-ingester", "query": "jaeger-query"}
 DEADLINE = 120  # seconds to start, on a busy machine
 
 
@@ -84,6 +87,10 @@ def get(url, timeout=5):
         return response.read().decode()
 
 
+def metrics_port(name):
+    return "9464" if name.startswith("service") else "8888"
+
+
 def java(classes, *arguments, heap):
     return ["java", f"-Xmx{heap}", "-XX:+UseSerialGC", "-cp", jars(classes), *arguments]
 
@@ -110,6 +117,25 @@ def opensearch(folder, host=50):
 
 def configs(*names):
     return [f"--config={CONFIG / name}" for name in names]
+
+
+def prometheus(folder, processes, host=60):
+    """Debian's Prometheus with the rules of deploy/prometheus. `job` is the tier, as in Kubernetes."""
+    tools = CACHE / "scale-prometheus"
+    if not tools.exists():
+        subprocess.run([ROOT / ".ci/debian-tools", tools], check=True, stdout=subprocess.DEVNULL)
+    targets = collections.defaultdict(list)
+    for process in processes:
+        tier = process.name.rpartition("-")[0] or process.name
+        targets[JOBS.get(tier, tier)].append(f"{process.ip}:{metrics_port(process.name)}")
+    config = {
+        "global": {"scrape_interval": "2s", "scrape_timeout": "2s", "evaluation_interval": "2s"},
+        "rule_files": [str(ROOT / "deploy/prometheus/rules/*.yml")],
+        "scrape_configs": [{"job_name": job, "static_configs": [{"targets": hosts}]} for job, hosts in targets.items()],
+    }
+    (folder / "prometheus.yml").write_text(json.dumps(config))
+    command = [tools / "usr/bin/prometheus", "--config.file=prometheus.yml", f"--web.listen-address={NET}.{host}:9090"]
+    return Process("prometheus", host, "9090/-/ready", command)
 
 
 def tiers(folder, programs, sampling_percent, slow_ms, direct):
@@ -144,4 +170,5 @@ def tiers(folder, programs, sampling_percent, slow_ms, direct):
     every += [jaeger_process("query", 60, "query.yaml")]
     every += [service("service-a", i, 10 + i) for i in (0, 1)]
     every += [service("service-b", i, 12 + i, SERVICE_A_URL=f"http://{NET}.{10 + i}:8080") for i in (0, 1)]
+    every += [prometheus(folder, [process for process in every if process.name not in ("kafka", "opensearch")])]
     return {process.name: process for process in every}
