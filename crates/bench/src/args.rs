@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::services::App;
+use crate::services::{App, SERVICES};
 
 /// Measures the cost of the telemetry against baselines of the services without it
 #[derive(Debug, Parser)]
@@ -11,7 +11,18 @@ pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
     #[command(flatten)]
-    pub(crate) options: Options,
+    pub(crate) options: CompareOptions,
+}
+
+/// Options of `compare`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct CompareOptions {
+    #[command(flatten)]
+    pub(crate) load: Options,
+    /// Services to compare, all by default
+    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
+    #[arg(value_parser = SERVICES.map(|service| service.name))]
+    pub(crate) services: Vec<String>,
 }
 
 /// Options of the commands that generate load.
@@ -26,16 +37,13 @@ pub(crate) struct Options {
     /// Number of client connections
     #[arg(long, value_name = "N", default_value_t = 32)]
     pub(crate) connections: usize,
-    /// Services to compare, all by default
-    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
-    pub(crate) services: Vec<String>,
 }
 
 /// Measurements, and the helper processes that they start.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Compare CPU, throughput, latency and memory with the baseline (the default; needs wrk and h2load)
-    Compare(Options),
+    Compare(CompareOptions),
     /// Count instructions and allocations per request (needs valgrind)
     ///
     /// If the variable BENCH_KEEP is set, the callgrind profiles stay in the temporary directory.

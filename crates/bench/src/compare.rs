@@ -3,7 +3,7 @@
 use anyhow::Result;
 use testkit::Process;
 
-use crate::args::Options;
+use crate::args::{CompareOptions, Options};
 use crate::interleave::{Sample, interleave, median, summary};
 use crate::process::helper;
 use crate::services::{BASELINE, FULL, MeasuredService, ONE_PERCENT, SERVICES, Variant};
@@ -14,14 +14,14 @@ const ATTEMPTS: u32 = 3;
 const COMPARED: [Variant; 3] = [BASELINE, FULL, ONE_PERCENT];
 
 /// Measures and prints the comparison.
-pub(crate) fn run(options: &Options) -> Result<()> {
+pub(crate) fn run(CompareOptions { load: options, services }: &CompareOptions) -> Result<()> {
     let receiver = helper(&["receiver"])?.serve();
     println!(
         "{} rounds of {} turns of one second, {} connections, spans to Jaeger over gRPC, logs to a pipe",
         options.rounds, options.seconds, options.connections
     );
     let is_selected = |service: &MeasuredService| {
-        options.services.is_empty() || options.services.iter().any(|name| name == service.name)
+        services.is_empty() || services.iter().any(|name| name == service.name)
     };
     for service in SERVICES.into_iter().filter(is_selected) {
         let mut rounds = Vec::new();

@@ -5,8 +5,7 @@ use std::env;
 use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, ensure};
-use testkit::http;
-use testkit::{Process, ProcessBuilder, ReservedPort, wait_until};
+use testkit::{Process, RealJaeger, http};
 
 use crate::args::Options;
 use crate::interleave::{median, summary, wait_for_export};
@@ -69,31 +68,8 @@ fn start_embedded() -> Result<Jaeger> {
 }
 
 fn start_real(program: &str) -> Jaeger {
-    let [otlp_grpc, ui, query_grpc] = [(); 3].map(|()| ReservedPort::bind().release());
-    let config = format!(
-        "receivers: {{ otlp: {{ protocols: {{ grpc: {{ endpoint: '{otlp_grpc}' }} }} }} }}
-processors: {{ batch: {{}} }}
-exporters: {{ jaeger_storage_exporter: {{ trace_storage: memory }} }}
-extensions:
-  jaeger_storage: {{ backends: {{ memory: {{ memory: {{ max_traces: {MAX_TRACES} }} }} }} }}
-  jaeger_query:
-    storage: {{ traces: memory }}
-    http: {{ endpoint: '{ui}' }}
-    grpc: {{ endpoint: '{query_grpc}' }}
-service:
-  extensions: [jaeger_storage, jaeger_query]
-  telemetry: {{ metrics: {{ level: none }} }}
-  pipelines:
-    traces: {{ receivers: [otlp], processors: [batch], exporters: [jaeger_storage_exporter] }}
-"
-    );
-    let process = ProcessBuilder::new(program)
-        .args(["--config", "env:CONFIG"])
-        .env("CONFIG", config)
-        .env("OTEL_TRACES_SAMPLER", "always_off") // Jaeger traces the requests to its API.
-        .start();
-    let is_ready = |line: &String| line.contains("Everything is ready");
-    wait_until("Jaeger is ready", || process.stderr().iter().any(is_ready));
+    let RealJaeger { process, otlp_grpc, ui, .. } =
+        RealJaeger::start(program, MAX_TRACES, &["batch"]);
     Jaeger { process, otlp_grpc, ui }
 }
 

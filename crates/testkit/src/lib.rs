@@ -6,6 +6,7 @@
 //! | send requests, malformed ones included | [`http`] |
 //! | replace an upstream with one that misbehaves | [`FakeServer`] |
 //! | receive spans | [`otlp::OtlpCollector`] |
+//! | compare with a real Jaeger | [`RealJaeger`] |
 //! | read log lines | [`LogLine`] |
 //! | read metrics | [`prometheus::Page`] |
 //! | run a test without a network | `network::in_isolated_network` (Linux) |
@@ -25,6 +26,7 @@ mod event_log;
 mod fake_server;
 pub mod http;
 pub mod http2;
+mod jaeger;
 mod logfmt;
 #[cfg(target_os = "linux")]
 pub mod network;
@@ -37,6 +39,7 @@ pub mod tls;
 mod wait;
 
 pub use fake_server::{FakeServer, ReceivedRequest, Reply};
+pub use jaeger::RealJaeger;
 pub use logfmt::LogLine;
 pub use process::{Process, ProcessBuilder, ProcessOutput, Stdout};
 pub use reserved_port::ReservedPort;

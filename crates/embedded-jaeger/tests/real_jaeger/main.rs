@@ -17,13 +17,13 @@ use normalize::differences;
 use peer::Peer;
 use queries::{DIFFERENT, DIFFERENT_WARNINGS, Query, queries};
 use support::now_ns;
-use testkit::Process;
+use testkit::RealJaeger;
 use traces::Traces;
 
 const HOUR_NS: u64 = 3_600_000_000_000;
 
 /// Returns both Jaegers with the same traces.
-async fn start() -> (Peer<JaegerHandle>, Peer<Process>, Traces) {
+async fn start() -> (Peer<JaegerHandle>, Peer<RealJaeger>, Traces) {
     let (embedded, real) = (Peer::embedded().await, Peer::real());
     let traces = Traces::new(now_ns() / 1_000_000_000 * 1_000_000_000 - HOUR_NS);
     for trace in &traces.list {

@@ -8,8 +8,7 @@ use opentelemetry_proto::tonic::trace::v1::ResourceSpans;
 use prost::Message as _;
 use reqwest::Client;
 use reqwest::header::CONTENT_TYPE;
-use serde_json::json;
-use testkit::{Process, ProcessBuilder, ReservedPort, wait_until};
+use testkit::RealJaeger;
 
 use crate::normalize::Response;
 use crate::queries::Query;
@@ -31,39 +30,12 @@ impl Peer<JaegerHandle> {
     }
 }
 
-impl Peer<Process> {
+impl Peer<RealJaeger> {
     /// Starts the program to which the variable `JAEGER` refers.
     pub(crate) fn real() -> Self {
         let program = env::var("JAEGER").expect("run .ci/peers");
-        let [otlp, ui, grpc] = [(); 3].map(|()| ReservedPort::bind().release());
-        let config = json!({
-            "receivers": { "otlp": { "protocols": { "http": { "endpoint": otlp.to_string() } } } },
-            "exporters": { "jaeger_storage_exporter": { "trace_storage": "memory" } },
-            "extensions": {
-                "jaeger_storage": { "backends": { "memory": { "memory": { "max_traces": 10_000 } } } },
-                "jaeger_query": {
-                    "storage": { "traces": "memory" },
-                    "http": { "endpoint": ui.to_string() },
-                    "grpc": { "endpoint": grpc.to_string() },
-                },
-            },
-            "service": {
-                "extensions": ["jaeger_storage", "jaeger_query"],
-                "pipelines": { "traces": {
-                    "receivers": ["otlp"],
-                    "exporters": ["jaeger_storage_exporter"],
-                } },
-                "telemetry": { "metrics": { "level": "none" } },
-            },
-        });
-        let process = ProcessBuilder::new(program)
-            .args(["--config", "env:CONFIG"])
-            .env("CONFIG", config.to_string())
-            .env("OTEL_TRACES_SAMPLER", "always_off") // Jaeger traces the requests to its API.
-            .start();
-        let is_ready = |line: &String| line.contains("Everything is ready");
-        wait_until("Jaeger is ready", || process.stderr().iter().any(is_ready));
-        Self { otlp, ui, http: Client::new(), _handle: process }
+        let handle = RealJaeger::start(&program, 10_000, &[]);
+        Self { otlp: handle.otlp_http, ui: handle.ui, http: Client::new(), _handle: handle }
     }
 }
 
