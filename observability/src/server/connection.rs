@@ -23,6 +23,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_io_timeout::TimeoutWriter;
 
 use super::activity::{Activity, TrackedBody};
+use super::head_timer::HeadTimer;
 use super::rejection::Rejections;
 use super::request_body::limit_reads;
 use super::shutdown::ShutdownPhase;
@@ -62,7 +63,6 @@ impl Connections {
     ) -> Self {
         let mut http1 = http1::Builder::new();
         http1
-            .timer(TokioTimer::new())
             .header_read_timeout(idle_timeout)
             .max_header_size(MAX_HEADER_BYTES as usize)
             .max_buf_size(2 * MAX_HEADER_BYTES as usize);
@@ -136,7 +136,9 @@ impl Connections {
                     has_request.store(true, Ordering::Relaxed);
                     call(request)
                 });
-                let connection = self.http1.serve_connection(io, service).with_upgrades();
+                let mut http1 = self.http1;
+                let connection = http1.timer(HeadTimer::default()).serve_connection(io, service);
+                let connection = connection.with_upgrades();
                 let shutdown = http1::UpgradeableConnection::graceful_shutdown;
                 let on_deadline = |_| match has_request.load(Ordering::Relaxed) {
                     true => Next::Wait(None),

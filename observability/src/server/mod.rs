@@ -16,6 +16,7 @@ mod admin;
 mod connection;
 mod current;
 mod forwarded;
+mod head_timer;
 mod host_check;
 mod layer;
 mod listener;
