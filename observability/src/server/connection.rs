@@ -95,7 +95,8 @@ impl Connections {
             let (stream, raw_peer) = listener.accept().await;
             // Other listeners, such as one of a Unix socket, have no IP address.
             let peer = (&raw_peer as &dyn Any).downcast_ref::<SocketAddr>().copied();
-            let connection = self.clone().serve(stream, peer, router.clone());
+            // Boxed, because the future is several kilobytes large and would be moved four times.
+            let connection = Box::pin(self.clone().serve(stream, peer, router.clone()));
             tokio::spawn(async move {
                 connection.await;
                 drop(permit);

@@ -99,7 +99,7 @@ pub struct MeasuredService<S> {
     scheme: UrlScheme,
 }
 
-type ResponseBody<B> = InstrumentedBody<Either<B, Full<Bytes>>, RequestGuard>;
+type ResponseBody<B> = InstrumentedBody<Either<B, Full<Bytes>>, Box<RequestGuard>>;
 
 impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for MeasuredService<S>
 where
@@ -142,7 +142,7 @@ pin_project! {
         #[pin]
         inner: Option<F>,
         // `None` if an enclosing layer measures the request.
-        guard: Option<RequestGuard>,
+        guard: Option<Box<RequestGuard>>,
     }
 }
 

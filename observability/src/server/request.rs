@@ -57,7 +57,7 @@ impl RequestGuard {
         state: Arc<RouteState>,
         default_scheme: UrlScheme,
         request: &Request<B>,
-    ) -> Self {
+    ) -> Box<Self> {
         let started = Instant::now();
         let route = state.route(request.extensions());
         let telemetry = &state.telemetry.0;
@@ -76,7 +76,7 @@ impl RequestGuard {
             .then(|| request.uri().path_and_query().cloned())
             .flatten();
         let fields = Some(RequestFields::new(&state.telemetry));
-        Self {
+        Box::new(Self {
             state,
             route,
             started,
@@ -95,7 +95,7 @@ impl RequestGuard {
             grpc_status: None,
             failure: None,
             is_finished: false,
-        }
+        })
     }
 
     /// Returns `false` if the request exceeds `MAX_CONCURRENT_REQUESTS`.
@@ -255,7 +255,7 @@ impl RequestGuard {
     }
 }
 
-impl<E: Display> OnBodyEnd<E> for RequestGuard {
+impl<E: Display> OnBodyEnd<E> for Box<RequestGuard> {
     fn end(&mut self, end: BodyEnd<'_, E>) {
         let abort = match end {
             BodyEnd::Complete { trailers } => {

@@ -32,7 +32,7 @@ where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     if body.is_end_stream() {
-        return AxumBody::new(body);
+        return AxumBody::empty();
     }
     AxumBody::new(TimeoutBody { inner: body, timeout, waiting: None })
 }

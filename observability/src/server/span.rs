@@ -128,12 +128,16 @@ pub(super) fn set_request_attributes<B>(
         original_method.map(|method| KeyValue::new("http.request.method_original", method)),
         protocol_version(request.version())
             .map(|version| KeyValue::new("network.protocol.version", version)),
-        user_agent.map(|agent| KeyValue::new("user_agent.original", bounded(agent))),
+        user_agent.map(|agent| {
+            KeyValue::new("user_agent.original", LAST_USER_AGENT.with(|last| last.get(agent)))
+        }),
         route_template.map(|route| KeyValue::new("http.route", route)),
         origin.client().map(|client| KeyValue::new("client.address", address_text(client))),
         origin.peer.map(|peer| KeyValue::new("network.peer.address", address_text(peer.ip()))),
         origin.peer.map(|peer| KeyValue::new("network.peer.port", i64::from(peer.port()))),
-        server.map(|(host, _)| KeyValue::new("server.address", host_text(host))),
+        server.map(|(host, _)| {
+            KeyValue::new("server.address", LAST_HOST.with(|last| last.get(host)))
+        }),
         server.map(|(_, port)| KeyValue::new("server.port", i64::from(port))),
     ];
     // Taken in place, because `flatten` moves each attribute twice more.
@@ -156,17 +160,28 @@ fn address_text(address: IpAddr) -> Arc<str> {
     })
 }
 
-/// Returns the bounded text of a host. Each thread keeps the last one, because nearly all requests to a
-/// service have the same host.
-fn host_text(host: &str) -> Arc<str> {
-    thread_local! {
-        static LAST: RefCell<Option<Arc<str>>> = const { RefCell::new(None) };
+thread_local! {
+    static LAST_HOST: LastText = const { LastText::new() };
+    static LAST_USER_AGENT: LastText = const { LastText::new() };
+}
+
+/// The last text of a header, which nearly all requests to a service share.
+struct LastText(RefCell<Option<Arc<str>>>);
+
+impl LastText {
+    const fn new() -> Self {
+        Self(RefCell::new(None))
     }
-    let host = truncate(host, MAX_CLIENT_TEXT_BYTES);
-    LAST.with_borrow_mut(|last| match last {
-        Some(known) if **known == *host => Arc::clone(known),
-        _ => Arc::clone(last.insert(host.into())),
-    })
+
+    /// Returns the bounded text.
+    fn get(&self, text: &str) -> Arc<str> {
+        let text = truncate(text, MAX_CLIENT_TEXT_BYTES);
+        let mut last = self.0.borrow_mut();
+        match &*last {
+            Some(known) if **known == *text => Arc::clone(known),
+            _ => Arc::clone(last.insert(text.into())),
+        }
+    }
 }
 
 /// Returns the query with each value replaced, such as `id=REDACTED&q=REDACTED`.
@@ -193,10 +208,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn host_differs_from_last_one() {
-        for host in ["a.test", "b.test", "b.test", "a.test"] {
-            assert_eq!(*host_text(host), *host);
+    fn text_differs_from_last_one() {
+        let last = LastText::new();
+        for text in ["a.test", "b.test", "b.test", "a.test"] {
+            assert_eq!(*last.get(text), *text);
         }
-        assert_eq!(host_text(&"a".repeat(2000)).len(), MAX_CLIENT_TEXT_BYTES);
+        assert_eq!(last.get(&"a".repeat(2000)).len(), MAX_CLIENT_TEXT_BYTES);
     }
 }
