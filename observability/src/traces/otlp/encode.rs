@@ -38,16 +38,16 @@ pub(super) fn resource(resource: &Resource) -> Vec<u8> {
 
 /// Encodes an `ExportTraceServiceRequest`. `resource` is the result of [`resource`].
 pub(super) fn request(buf: &mut Vec<u8>, resource: &[u8], batch: &[SpanData]) {
-    message(buf, 1, |buf| {
+    message_with_prefix::<3>(buf, 1, |buf| {
         buf.extend_from_slice(resource);
         // Usually one scope. Spans of other scopes come from tracers that the service creates itself.
         for spans in batch.chunk_by(|a, b| a.instrumentation_scope == b.instrumentation_scope) {
-            message(buf, 2, |buf| {
+            message_with_prefix::<3>(buf, 2, |buf| {
                 if let Some(first) = spans.first() {
                     scope(buf, &first.instrumentation_scope);
                 }
                 for one in spans {
-                    message(buf, 2, |buf| span(buf, one));
+                    message_with_prefix::<2>(buf, 2, |buf| span(buf, one));
                 }
             });
         }
@@ -276,22 +276,30 @@ fn bytes(buf: &mut Vec<u8>, field: u32, value: &[u8]) {
     buf.extend_from_slice(value);
 }
 
-/// Writes a nested message. Reserves one byte for the length prefix and shifts the contents if the length
-/// needs more.
+/// Writes a nested message of up to 127 bytes, or a longer one at the cost of a move.
 fn message(buf: &mut Vec<u8>, field: u32, write: impl FnOnce(&mut Vec<u8>)) {
+    message_with_prefix::<1>(buf, field, write);
+}
+
+/// Writes a nested message. Reserves `N` bytes for the length prefix and moves the contents if it has
+/// another size.
+fn message_with_prefix<const N: usize>(
+    buf: &mut Vec<u8>,
+    field: u32,
+    write: impl FnOnce(&mut Vec<u8>),
+) {
     tag(buf, field, Wire::Length);
     let start = buf.len();
-    buf.push(0);
+    buf.extend_from_slice(&[0; N]);
     write(buf);
     let end = buf.len();
-    let length = end - start - 1;
-    if length < 0x80 {
-        buf[start] = length as u8;
+    varint(buf, (end - start - N) as u64);
+    if buf.len() - end == N {
+        buf.copy_within(end.., start);
+        buf.truncate(end);
     } else {
-        buf[start] = length as u8 | 0x80;
-        varint(buf, length as u64 >> 7);
-        let rest = buf.len() - end;
-        buf[start + 1..].rotate_right(rest);
+        let prefix = buf.split_off(end);
+        buf.splice(start..start + N, prefix);
     }
 }
 
