@@ -58,7 +58,7 @@ impl ClientMetrics {
         ];
         let metrics = Self::with_labels(registry, server, labels);
         for kind in ErrorKind::ALL_NAMED {
-            metrics.with_error_counter(kind, |_| ());
+            metrics.error_counter(kind);
         }
         metrics
     }
@@ -96,7 +96,7 @@ impl ClientMetrics {
         exemplar: Option<&SpanContext>,
     ) {
         if let Some(kind) = outcome.error {
-            self.with_error_counter(kind, |counter| counter.increment_with(exemplar));
+            self.error_counter(kind).increment_with(exemplar);
         }
         let register = || {
             let mut labels = self.labels.to_vec();
@@ -105,12 +105,12 @@ impl ClientMetrics {
             self.registry.histogram(CLIENT_DURATION, labels)
         };
         let seconds = duration.as_secs_f64();
-        self.durations.with(&outcome, register, |series| series.record_with(seconds, exemplar));
+        self.durations.get(&outcome, register).record_with(seconds, exemplar);
     }
 
     /// Records a call that the circuit breaker rejected.
     pub(crate) fn record_rejected(&self) {
-        self.with_error_counter(ErrorKind::CircuitOpen, |counter| counter.increment_with(None));
+        self.error_counter(ErrorKind::CircuitOpen).increment_with(None);
     }
 
     /// Records a retry.
@@ -122,12 +122,12 @@ impl ClientMetrics {
         self.registry.gauge(CLIENT_CIRCUIT_OPEN, self.labels.to_vec())
     }
 
-    fn with_error_counter(&self, kind: ErrorKind, f: impl FnOnce(&Counter)) {
+    fn error_counter(&self, kind: ErrorKind) -> &Counter {
         let register = || {
             let mut labels = self.labels.to_vec();
             labels.push(label("error_type", kind.as_label()));
             self.registry.counter_with_exemplar(CLIENT_ERRORS, labels)
         };
-        self.errors.with(&kind, register, |counter| f(counter));
+        self.errors.get(&kind, register)
     }
 }

@@ -2,42 +2,41 @@
 
 use std::sync::OnceLock;
 
-use parking_lot::RwLock;
-
 use crate::http::KnownMethod;
 
-/// Handles by label value, in the order of their first use.
+/// Handles by label value, in the order of their first use. A list that only grows, so that a request reads
+/// it without a lock.
 ///
 /// Keys come from closed sets of which a service uses a few, so that a linear search costs less than
 /// hashing.
-pub(super) struct HandleCache<K, H>(RwLock<Vec<(K, H)>>);
+pub(super) struct HandleCache<K, H>(OnceLock<Box<Entry<K, H>>>);
+
+struct Entry<K, H> {
+    key: K,
+    handle: H,
+    next: HandleCache<K, H>,
+}
 
 impl<K, H> Default for HandleCache<K, H> {
     fn default() -> Self {
-        Self(RwLock::default())
+        Self(OnceLock::new())
     }
 }
 
 impl<K: Eq + Clone, H> HandleCache<K, H> {
-    /// Calls `f` with the handle of `key`, which `register` creates at its first use.
-    pub(super) fn with<T>(
-        &self,
-        key: &K,
-        register: impl FnOnce() -> H,
-        f: impl FnOnce(&H) -> T,
-    ) -> T {
-        let find = |handles: &[(K, H)]| handles.iter().position(|(known, _)| known == key);
-        let handles = self.0.read();
-        if let Some(position) = find(&handles) {
-            return f(&handles[position].1);
+    /// Returns the handle of `key`, which `register` creates at its first use.
+    pub(super) fn get(&self, key: &K, register: impl Fn() -> H) -> &H {
+        let mut list = self;
+        loop {
+            let entry = list.0.get_or_init(|| {
+                let (key, next) = (key.clone(), Self::default());
+                Box::new(Entry { key, handle: register(), next })
+            });
+            if entry.key == *key {
+                return &entry.handle;
+            }
+            list = &entry.next;
         }
-        drop(handles);
-        let mut handles = self.0.write();
-        let position = find(&handles).unwrap_or_else(|| {
-            handles.push((key.clone(), register()));
-            handles.len() - 1
-        });
-        f(&handles[position].1)
     }
 }
 

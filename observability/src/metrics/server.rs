@@ -39,7 +39,7 @@ impl ServerMetrics {
         let server_error = ErrorKind::Status(StatusCode::INTERNAL_SERVER_ERROR);
         let more = [ErrorKind::CircuitOpen, ErrorKind::Overload, server_error];
         for kind in ErrorKind::ALL_NAMED.into_iter().chain(more) {
-            metrics.with_error_counter(kind, |_| ());
+            metrics.error_counter(kind);
         }
         metrics
     }
@@ -58,7 +58,7 @@ impl ServerMetrics {
         exemplar: Option<&SpanContext>,
     ) {
         if let Some(kind) = outcome.error {
-            self.with_error_counter(kind, |counter| counter.increment_with(exemplar));
+            self.error_counter(kind).increment_with(exemplar);
         }
         let register = || {
             let mut labels = vec![
@@ -70,17 +70,16 @@ impl ServerMetrics {
             self.registry.histogram(SERVER_DURATION, labels)
         };
         let seconds = duration.as_secs_f64();
-        self.durations
-            .with(&(scheme, outcome), register, |series| series.record_with(seconds, exemplar));
+        self.durations.get(&(scheme, outcome), register).record_with(seconds, exemplar);
     }
 
-    fn with_error_counter(&self, kind: ErrorKind, f: impl FnOnce(&Counter)) {
+    fn error_counter(&self, kind: ErrorKind) -> &Counter {
         let register = || {
             let labels =
                 vec![label("http_route", self.template), label("error_type", kind.as_label())];
             self.registry.counter_with_exemplar(SERVER_ERRORS, labels)
         };
-        self.errors.with(&kind, register, |counter| f(counter));
+        self.errors.get(&kind, register)
     }
 }
 
