@@ -16,6 +16,9 @@ const MAX_QUEUE_BYTES: usize = 32 * 1024 * 1024;
 /// Maximum size of one export. Receivers accept 4 MiB by default, and the resource needs some of it.
 const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024 - 64 * 1024;
 
+/// Maximum number of spans for which a new batch has room at once.
+const MAX_RESERVED_SPANS: usize = 512;
+
 /// Queue that the service fills and the worker empties.
 pub(super) struct SpanQueue {
     state: Mutex<State>,
@@ -25,13 +28,21 @@ pub(super) struct SpanQueue {
 
 #[derive(Default)]
 struct State {
-    /// Spans with [`encode::max_size`].
-    spans: VecDeque<(SpanData, usize)>,
-    /// Sum of the sizes.
+    /// Batches that are full, the oldest first.
+    full: VecDeque<Batch>,
+    /// Batch that spans are added to.
+    open: Batch,
+    /// Size of all batches.
     bytes: usize,
-    /// Numbers of spans, except `queued`, which is the length of `spans`.
     counts: SpanCounts,
     is_closed: bool,
+}
+
+#[derive(Default)]
+struct Batch {
+    spans: Vec<SpanData>,
+    /// Sum of [`encode::max_size`].
+    bytes: usize,
 }
 
 impl SpanQueue {
@@ -41,8 +52,7 @@ impl SpanQueue {
 
     /// Returns the numbers of spans at this moment.
     pub(super) fn counts(&self) -> SpanCounts {
-        let state = self.state.lock();
-        SpanCounts { queued: state.spans.len() as u64, ..state.counts }
+        self.state.lock().counts
     }
 
     /// Counts a span that has started.
@@ -71,41 +81,48 @@ impl SpanQueue {
             return;
         }
         state.counts.live -= 1;
-        if state.spans.len() >= self.config.max_queue_size || state.bytes + size > MAX_QUEUE_BYTES {
+        let is_full = state.counts.queued >= self.config.max_queue_size as u64;
+        if is_full || state.bytes + size > MAX_QUEUE_BYTES {
             state.counts.queue_full += 1;
             return;
         }
-        state.spans.push_back((span, size));
+        state.counts.queued += 1;
         state.bytes += size;
-        let is_full = state.spans.len().is_multiple_of(self.config.max_export_batch_size)
-            || state.bytes / MAX_BATCH_BYTES > (state.bytes - size) / MAX_BATCH_BYTES;
+        let max_len = self.config.max_export_batch_size;
+        // A span that is too large is sent alone because the receiver may have a higher limit.
+        let had_no_room = !state.open.spans.is_empty() && state.open.bytes + size > MAX_BATCH_BYTES;
+        if had_no_room {
+            state.complete_batch();
+        }
+        let open = &mut state.open;
+        if open.spans.is_empty() {
+            open.spans.reserve(max_len.min(MAX_RESERVED_SPANS));
+        }
+        open.spans.push(span);
+        open.bytes += size;
+        let is_complete = state.open.spans.len() >= max_len;
+        if is_complete {
+            state.complete_batch();
+        }
         drop(state);
-        if is_full {
+        if had_no_room || is_complete {
             self.batch_is_full.notify_one();
         }
     }
 
-    /// Removes the oldest spans, at most one batch, and counts them as in flight. Returns `None` if there is no
-    /// span, or `only_full` is set and the batch is not full.
+    /// Removes the oldest batch and counts its spans as in flight. Returns `None` if there is no span, or
+    /// `only_full` is set and no batch is full.
     pub(super) fn dequeue(&self, only_full: bool) -> Option<Vec<SpanData>> {
-        let max_len = self.config.max_export_batch_size;
         let mut state = self.state.lock();
-        let is_full = state.spans.len() >= max_len || state.bytes >= MAX_BATCH_BYTES;
-        if state.spans.is_empty() || (only_full && !is_full) {
-            return None;
-        }
-        let (mut len, mut bytes) = (0, 0);
-        for (_, size) in state.spans.iter().take(max_len) {
-            // A span that is too large is sent alone because the receiver may have a higher limit.
-            if len > 0 && bytes + size > MAX_BATCH_BYTES {
-                break;
-            }
-            len += 1;
-            bytes += size;
-        }
-        state.bytes -= bytes;
-        state.counts.inflight += len as u64;
-        Some(state.spans.drain(..len).map(|(span, _)| span).collect())
+        let batch = match state.full.pop_front() {
+            Some(batch) => batch,
+            None if only_full || state.open.spans.is_empty() => return None,
+            None => std::mem::take(&mut state.open),
+        };
+        state.bytes -= batch.bytes;
+        state.counts.queued -= batch.spans.len() as u64;
+        state.counts.inflight += batch.spans.len() as u64;
+        Some(batch.spans)
     }
 
     /// Counts spans in flight that the backend accepted.
@@ -120,6 +137,13 @@ impl SpanQueue {
         let counts = &mut self.state.lock().counts;
         counts.inflight -= spans;
         counts.failed[reason as usize] += spans;
+    }
+}
+
+impl State {
+    fn complete_batch(&mut self) {
+        let batch = std::mem::take(&mut self.open);
+        self.full.push_back(batch);
     }
 }
 
