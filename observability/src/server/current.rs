@@ -61,16 +61,21 @@ pub(super) fn is_measured_by(telemetry: &Telemetry) -> bool {
     })
 }
 
-/// Calls `f` while `fields` are those of the current request.
-pub(super) fn with_fields<T>(fields: &mut Option<RequestFields>, f: impl FnOnce() -> T) -> T {
-    /// Swaps the fields back, also if `f` panics.
-    struct Restore<'a>(&'a mut Option<RequestFields>);
-    impl Drop for Restore<'_> {
-        fn drop(&mut self) {
-            CURRENT.with_borrow_mut(|current| std::mem::swap(current, self.0));
-        }
+/// Makes `fields` those of the current request until the result is dropped.
+pub(super) fn enter(fields: &mut Option<RequestFields>) -> Entered<'_> {
+    swap_current(fields);
+    Entered(fields)
+}
+
+/// Guard that swaps the fields back.
+pub(super) struct Entered<'a>(&'a mut Option<RequestFields>);
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        swap_current(self.0);
     }
+}
+
+fn swap_current(fields: &mut Option<RequestFields>) {
     CURRENT.with_borrow_mut(|current| std::mem::swap(current, fields));
-    let _restore = Restore(fields);
-    f()
 }

@@ -120,7 +120,12 @@ where
             return ResponseFuture { inner: Some(self.inner.call(request)), guard: None };
         }
         let mut guard = RequestGuard::start(Arc::clone(&self.state), self.scheme, &request);
-        let inner = guard.is_admitted().then(|| guard.in_context(|| self.inner.call(request)));
+        let inner = if guard.is_admitted() {
+            let _entered = guard.enter();
+            Some(self.inner.call(request))
+        } else {
+            None
+        };
         ResponseFuture { inner, guard: Some(guard) }
     }
 }
@@ -166,8 +171,10 @@ where
         let mut response = match this.inner.as_pin_mut() {
             // After a panic the future is ready and is not polled again, so that unwind safety holds.
             Some(inner) => {
-                let poll = || guard.in_context(|| inner.poll(cx));
-                match catch_unwind(AssertUnwindSafe(poll)) {
+                let entered = guard.enter();
+                let polled = catch_unwind(AssertUnwindSafe(|| inner.poll(cx)));
+                drop(entered);
+                match polled {
                     Ok(Poll::Pending) => return Poll::Pending,
                     Ok(Poll::Ready(Ok(response))) => response.map(Either::Left),
                     Ok(Poll::Ready(Err(error))) => return Poll::Ready(Err(error)),

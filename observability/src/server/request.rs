@@ -13,7 +13,7 @@ use opentelemetry::trace::{Status, TraceContextExt};
 use opentelemetry::{Context, KeyValue};
 
 use super::X_TRACE_ID;
-use super::current::{RequestFields, with_fields};
+use super::current::{self, Entered, RequestFields};
 use super::forwarded::Origin;
 use super::long_lived::is_long_lived;
 use super::route::{RouteState, grpc_method};
@@ -112,9 +112,9 @@ impl RequestGuard {
             || (self.is_connect && status.is_success())
     }
 
-    /// Makes this request the current one while `f` runs. The trace layer does that for its span.
-    pub(super) fn in_context<T>(&mut self, f: impl FnOnce() -> T) -> T {
-        with_fields(&mut self.fields, f)
+    /// Makes this request the current one until the result is dropped. The trace layer does that for its span.
+    pub(super) fn enter(&mut self) -> Entered<'_> {
+        current::enter(&mut self.fields)
     }
 
     /// Takes the handler's [`Failure`] from the response and adds the trace id. `content_length` is the
@@ -273,7 +273,8 @@ impl<E: Display> OnBodyEnd<E> for Box<RequestGuard> {
     }
 
     fn in_context<T>(&mut self, poll: impl FnOnce() -> T) -> T {
-        RequestGuard::in_context(self, poll)
+        let _entered = self.enter();
+        poll()
     }
 }
 
