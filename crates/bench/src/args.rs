@@ -1,5 +1,7 @@
 //! Command line.
 
+use std::path::PathBuf;
+
 use clap::{Parser, Subcommand};
 
 use crate::services::{App, SERVICES};
@@ -23,6 +25,12 @@ pub(crate) struct CompareOptions {
     #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
     #[arg(value_parser = SERVICES.map(|service| service.name))]
     pub(crate) services: Vec<String>,
+    /// Cargo workspace with the programs `bare` and `typical`, to compare services A and B with
+    ///
+    /// Both serve the same two services, `bare` without telemetry and `typical` with that of other crates. They
+    /// are started as `PROGRAM a PORT` and as `PROGRAM b PORT URL_OF_A`, with the OTEL_* variables of the services.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) peers: Option<PathBuf>,
 }
 
 /// Options of the commands that generate load.

@@ -4,18 +4,36 @@ use anyhow::Result;
 use testkit::Process;
 
 use crate::args::{CompareOptions, Options};
-use crate::interleave::{Sample, interleave, median, summary};
+use crate::interleave::{Candidate, Sample, interleave, median, summary};
+use crate::peers::Peers;
 use crate::process::helper;
-use crate::services::{BASELINE, FULL, MeasuredService, ONE_PERCENT, SERVICES, Variant};
+use crate::services::{
+    BARE, BASELINE, FULL, MeasuredService, ONE_PERCENT, Program, SERVICE_A, SERVICE_B, SERVICES,
+    TYPICAL, Variant,
+};
 
 /// Maximum number of attempts to complete a round without dropped spans.
 const ATTEMPTS: u32 = 3;
 
-const COMPARED: [Variant; 3] = [BASELINE, FULL, ONE_PERCENT];
+/// Highest share of the overhead of [`TYPICAL`] that is aimed at.
+const GOAL_OF_TYPICAL: f64 = 0.2;
+
+/// Environment of the rounds.
+struct Comparison<'a> {
+    receiver: Process,
+    peers: Option<Peers>,
+    options: &'a Options,
+}
 
 /// Measures and prints the comparison.
-pub(crate) fn run(CompareOptions { load: options, services }: &CompareOptions) -> Result<()> {
-    let receiver = helper(&["receiver"])?.serve();
+pub(crate) fn run(
+    CompareOptions { load: options, services, peers }: &CompareOptions,
+) -> Result<()> {
+    let peers = peers.as_deref().and_then(|workspace| {
+        let built = Peers::build(workspace);
+        built.inspect_err(|error| println!("peers are left out: {error:#}")).ok()
+    });
+    let comparison = Comparison { receiver: helper(&["receiver"])?.serve(), peers, options };
     println!(
         "{} rounds of {} turns of one second, {} connections, spans to Jaeger over gRPC, logs to a pipe",
         options.rounds, options.seconds, options.connections
@@ -24,39 +42,65 @@ pub(crate) fn run(CompareOptions { load: options, services }: &CompareOptions) -
         services.is_empty() || services.iter().any(|name| name == service.name)
     };
     for service in SERVICES.into_iter().filter(is_selected) {
+        let variants = comparison.variants(service);
         let mut rounds = Vec::new();
         for number in 1..=options.rounds {
-            rounds.push(run_round(service, &receiver, options)?);
+            rounds.push(comparison.run_round(service, &variants)?);
             eprintln!("{}: round {number} of {} completed", service.name, options.rounds);
         }
-        print(service, &rounds);
+        print(service, &variants, &rounds);
     }
     Ok(())
 }
 
-/// Runs one round and repeats it if it fails, because a round with dropped spans is invalid.
-fn run_round(
-    service: MeasuredService,
-    receiver: &Process,
-    options: &Options,
-) -> Result<Vec<Sample>> {
-    let mut attempt = 1;
-    loop {
-        let service_a = helper(&["baseline", "a"])?.serve();
-        let mut processes = Vec::new();
-        for variant in COMPARED {
-            let builder = variant.configure(helper(&service.command(variant))?, &receiver.url());
-            processes.push((variant, builder.env("SERVICE_A_URL", service_a.url()).serve()));
+impl Comparison<'_> {
+    /// Returns the variants of `service`. The last spans of a peer are exported while those of the others are
+    /// waited for, because it comes after them.
+    fn variants(&self, service: MeasuredService) -> Vec<Variant> {
+        let has_peers =
+            self.peers.is_some() && [SERVICE_A.name, SERVICE_B.name].contains(&service.name);
+        let peers = if has_peers { &[BARE, TYPICAL][..] } else { &[] };
+        [&[BASELINE, FULL, ONE_PERCENT], peers].concat()
+    }
+
+    /// Runs one round and repeats it if it fails, because a round with dropped spans is invalid.
+    fn run_round(&self, service: MeasuredService, variants: &[Variant]) -> Result<Vec<Sample>> {
+        let mut attempt = 1;
+        loop {
+            let service_a = helper(&["baseline", "a"])?.serve();
+            let start = |&variant: &Variant| self.start(variant, service, &service_a.url());
+            let candidates = variants.iter().map(start).collect::<Result<_>>()?;
+            let Options { connections, seconds, .. } = *self.options;
+            match interleave(candidates, service, connections, seconds) {
+                Err(error) if attempt < ATTEMPTS => eprintln!("round discarded: {error:#}"),
+                result => return result,
+            }
+            attempt += 1;
         }
-        match interleave(processes, service, options.connections, options.seconds) {
-            Err(error) if attempt < ATTEMPTS => eprintln!("round discarded: {error:#}"),
-            result => return result,
+    }
+
+    fn start(
+        &self,
+        variant: Variant,
+        service: MeasuredService,
+        service_a_url: &str,
+    ) -> Result<Candidate> {
+        let endpoint = self.receiver.url();
+        match &self.peers {
+            Some(peers) if variant.program == Program::Peer => {
+                peers.start(variant, service, service_a_url, &endpoint)
+            }
+            _ => {
+                let builder = variant.configure(helper(&service.command(variant))?, &endpoint);
+                let process = builder.env("SERVICE_A_URL", service_a_url).serve();
+                let url = process.url();
+                Ok(Candidate::new(variant, process, url))
+            }
         }
-        attempt += 1;
     }
 }
 
-fn print(service: MeasuredService, rounds: &[Vec<Sample>]) {
+fn print(service: MeasuredService, variants: &[Variant], rounds: &[Vec<Sample>]) {
     println!(
         "\n{} `GET {}`: median, [min..max], median ratio to the baseline of the same round",
         service.name, service.path
@@ -73,7 +117,7 @@ fn print(service: MeasuredService, rounds: &[Vec<Sample>]) {
         (20, 2, |sample| sample.p99_ms),
         (24, 1, |sample| sample.resident_mib),
     ];
-    for (index, variant) in COMPARED.iter().enumerate() {
+    for (index, variant) in variants.iter().enumerate() {
         print!("{:12}", variant.name);
         for (width, digits, value) in columns {
             let ratios = rounds.iter().map(|round| value(&round[index]) / value(&round[0]));
@@ -81,9 +125,34 @@ fn print(service: MeasuredService, rounds: &[Vec<Sample>]) {
             let text = format!("{} x{:.2}", summary(values, digits), median(ratios));
             print!(" {text:>width$}");
         }
-        match service.goals {
-            Some(goals) if index > 0 => println!("  goal x{:.2}", goals[index - 1]),
+        match (service.goals, *variant) {
+            (Some([goal, _]), FULL) | (Some([_, goal]), ONE_PERCENT) => {
+                println!("  goal x{goal:.2}")
+            }
             _ => println!(),
         }
     }
+    print_overhead(rounds);
+}
+
+/// Prints the CPU time that telemetry adds to the same handlers, if the rounds include the peers.
+fn print_overhead(rounds: &[Vec<Sample>]) {
+    let overheads = rounds.iter().filter_map(|round| match round[..] {
+        [baseline, full, _, bare, typical] => {
+            Some((full.cpu_us - baseline.cpu_us, typical.cpu_us - bare.cpu_us))
+        }
+        _ => None,
+    });
+    let (full, typical): (Vec<_>, Vec<_>) = overheads.unzip();
+    if full.is_empty() {
+        return;
+    }
+    let shares = full.iter().zip(&typical).map(|(full, typical)| full / typical);
+    println!(
+        "overhead: full {} us above baseline, typical {} us above bare, full/typical {}, goal {GOAL_OF_TYPICAL:.2}\n\
+         typical does not count its spans, so it may have dropped some",
+        summary(full.iter().copied(), 1),
+        summary(typical.iter().copied(), 1),
+        summary(shares, 2),
+    );
 }

@@ -9,7 +9,7 @@ use testkit::Process;
 
 use crate::load::{LoadResult, load};
 use crate::process::{cpu_seconds, resident_mib, stop};
-use crate::services::{BASELINE, FULL, MeasuredService, Variant};
+use crate::services::{FULL, MeasuredService, Variant};
 
 /// Maximum time until the last batch is exported.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(20);
@@ -24,9 +24,12 @@ pub(crate) struct Sample {
     pub(crate) resident_mib: f64,
 }
 
-struct Candidate {
+/// A process under measurement.
+#[derive(Debug)]
+pub(crate) struct Candidate {
     variant: Variant,
     process: Process,
+    /// Base URL.
     url: String,
     cpu_before: f64,
     results: Vec<LoadResult>,
@@ -37,23 +40,20 @@ struct Candidate {
 /// # Errors
 /// Fails if a span was dropped, because a full queue makes tracing appear cheap.
 pub(crate) fn interleave(
-    processes: Vec<(Variant, Process)>,
+    mut candidates: Vec<Candidate>,
     service: MeasuredService,
     connections: usize,
     turns: u32,
 ) -> Result<Vec<Sample>> {
-    let mut candidates = Vec::new();
-    for (variant, process) in processes {
-        let url = format!("{}{}", process.url(), service.path);
-        load(service.protocol, &url, connections)?;
-        let cpu_before = cpu_seconds(&process)?;
-        candidates.push(Candidate { variant, process, url, cpu_before, results: Vec::new() });
+    for candidate in &mut candidates {
+        candidate.load(service, connections)?;
+        candidate.results.clear();
+        candidate.cpu_before = cpu_seconds(&candidate.process)?;
     }
     let mut order: Vec<usize> = (0..candidates.len()).collect();
     for _ in 0..turns {
         for &index in &order {
-            let candidate = &mut candidates[index];
-            candidate.results.push(load(service.protocol, &candidate.url, connections)?);
+            candidates[index].load(service, connections)?;
         }
         // Another candidate goes first in the next turn.
         order.rotate_left(1);
@@ -62,11 +62,22 @@ pub(crate) fn interleave(
 }
 
 impl Candidate {
+    /// Creates a candidate that is reached at the base URL `url`.
+    pub(crate) fn new(variant: Variant, process: Process, url: String) -> Self {
+        Self { variant, process, url, cpu_before: 0.0, results: Vec::new() }
+    }
+
+    fn load(&mut self, service: MeasuredService, connections: usize) -> Result<()> {
+        let url = format!("{}{}", self.url, service.path);
+        self.results.push(load(service.protocol, &url, connections)?);
+        Ok(())
+    }
+
     fn finish(self) -> Result<Sample> {
         let Self { variant, process, cpu_before, results, .. } = self;
         let requests: f64 = results.iter().map(|result| result.requests).sum();
-        // The cost includes the export of the spans in the queue.
-        if variant != BASELINE {
+        // The cost includes the export of the spans in the queue. Only the library counts them.
+        if variant.is_instrumented() {
             let exported = wait_for_export(&process)?;
             let is_complete = variant != FULL || exported >= requests;
             ensure!(is_complete, "{exported} spans exported for {requests} requests");
@@ -79,7 +90,9 @@ impl Candidate {
             p99_ms: median(|result| result.p99_ms),
             resident_mib: resident_mib(&process),
         };
-        stop(&process)?;
+        if variant.is_instrumented() {
+            stop(&process)?;
+        }
         Ok(sample)
     }
 }

@@ -15,6 +15,7 @@ mod instrumented;
 mod interleave;
 mod jaeger;
 mod load;
+mod peers;
 mod process;
 mod scaling;
 mod services;

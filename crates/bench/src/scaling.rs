@@ -9,7 +9,7 @@ use testkit::http::Request;
 use testkit::{Process, ProcessBuilder};
 
 use crate::args::Options;
-use crate::interleave::{Sample, interleave, median, summary};
+use crate::interleave::{Candidate, Sample, interleave, median, summary};
 use crate::load::wrk;
 use crate::process::{helper, resident_mib, stop};
 use crate::services::{BASELINE, FULL, MeasuredService, SERVICE_A};
@@ -116,8 +116,11 @@ fn compare(
     connections: usize,
     turns: u32,
 ) -> Result<(String, Sample)> {
-    let processes = vec![(BASELINE, baseline), (FULL, instrumented)];
-    let samples = interleave(processes, service, connections, turns)?;
+    let candidates = [(BASELINE, baseline), (FULL, instrumented)].map(|(variant, process)| {
+        let url = process.url();
+        Candidate::new(variant, process, url)
+    });
+    let samples = interleave(candidates.into(), service, connections, turns)?;
     let (baseline, cpu) = (samples[0].cpu_us, samples[1].cpu_us);
     Ok((format!("{baseline:24.1}  {cpu:12.1}  {:5.2}", cpu / baseline), samples[1]))
 }

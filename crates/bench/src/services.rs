@@ -20,6 +20,14 @@ pub(crate) enum App {
     Compute,
 }
 
+impl App {
+    /// Returns the name on the command line.
+    pub(crate) fn name(self) -> String {
+        let value = self.to_possible_value();
+        value.map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+}
+
 /// A service under measurement.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MeasuredService {
@@ -71,24 +79,37 @@ pub(crate) const SERVICES: [MeasuredService; 6] = [
 impl MeasuredService {
     /// Returns the arguments of the helper process of `variant`.
     pub(crate) fn command(self, variant: Variant) -> [String; 2] {
-        let command = if variant == BASELINE { "baseline" } else { "instrumented" };
-        let app = self.app.to_possible_value().map(|value| value.get_name().to_owned());
-        [command.to_owned(), app.unwrap_or_default()]
+        let command = if variant.is_instrumented() { "instrumented" } else { "baseline" };
+        [command.to_owned(), self.app.name()]
     }
+}
+
+/// Program that serves a variant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Program {
+    /// The handlers without telemetry.
+    Baseline,
+    /// The handlers with the telemetry of the library.
+    Instrumented,
+    /// A program of the workspace of [`crate::peers`].
+    Peer,
 }
 
 /// Amount of telemetry in a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Variant {
     pub(crate) name: &'static str,
+    pub(crate) program: Program,
     /// Environment variables that differ from [`FULL`].
     overrides: &'static [(&'static str, &'static str)],
 }
 
 /// The same handlers without telemetry.
-pub(crate) const BASELINE: Variant = Variant { name: "baseline", overrides: &[] };
+pub(crate) const BASELINE: Variant =
+    Variant { name: "baseline", program: Program::Baseline, overrides: &[] };
 /// Every request is traced and exported.
-pub(crate) const FULL: Variant = Variant { name: "full", overrides: &[] };
+pub(crate) const FULL: Variant =
+    Variant { name: "full", program: Program::Instrumented, overrides: &[] };
 /// One request in a hundred is traced and exported.
 pub(crate) const ONE_PERCENT: Variant = Variant {
     name: "one-percent",
@@ -96,20 +117,31 @@ pub(crate) const ONE_PERCENT: Variant = Variant {
         ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"),
         ("OTEL_TRACES_SAMPLER_ARG", "0.01"),
     ],
+    ..FULL
 };
+/// The peer without telemetry.
+pub(crate) const BARE: Variant = Variant { name: "bare", program: Program::Peer, overrides: &[] };
+/// The peer with the telemetry of other crates, which logs and traces nothing by default.
+pub(crate) const TYPICAL: Variant =
+    Variant { name: "typical", overrides: &[("RUST_LOG", "info")], ..BARE };
 
 /// These variants and those that disable a part of the telemetry.
 pub(crate) const VARIANTS: [Variant; 7] = [
     BASELINE,
     FULL,
     ONE_PERCENT,
-    Variant { name: "no-log", overrides: &[("RUST_LOG", "info,access=off")] },
-    Variant { name: "no-export", overrides: &[("OTEL_TRACES_EXPORTER", "none")] },
-    Variant { name: "not-sampled", overrides: &[("OTEL_TRACES_SAMPLER", "always_off")] },
-    Variant { name: "no-spans", overrides: &[("OTEL_SDK_DISABLED", "true")] },
+    Variant { name: "no-log", overrides: &[("RUST_LOG", "info,access=off")], ..FULL },
+    Variant { name: "no-export", overrides: &[("OTEL_TRACES_EXPORTER", "none")], ..FULL },
+    Variant { name: "not-sampled", overrides: &[("OTEL_TRACES_SAMPLER", "always_off")], ..FULL },
+    Variant { name: "no-spans", overrides: &[("OTEL_SDK_DISABLED", "true")], ..FULL },
 ];
 
 impl Variant {
+    /// Returns `true` if the process has the telemetry of the library, which counts its spans.
+    pub(crate) fn is_instrumented(self) -> bool {
+        self.program == Program::Instrumented
+    }
+
     /// Adds the environment variables to `builder`.
     ///
     /// All settings are the defaults except for the queue size. The default of 2,048 spans would overflow
