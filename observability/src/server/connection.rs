@@ -219,6 +219,7 @@ async fn drive<C: Future<Output = Result<(), hyper::Error>>>(
     let mut is_closing = false;
     loop {
         let next = tokio::select! {
+            biased;
             result = connection.as_mut() => return result,
             changed = phase.changed() => {
                 match changed.is_err() || *phase.borrow_and_update() == ShutdownPhase::Aborting {

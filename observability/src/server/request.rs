@@ -44,6 +44,7 @@ pub struct RequestGuard {
     is_admitted: bool,
     is_long_lived: bool,
     cx: Context,
+    is_recording: bool,
     /// Fields of the handler. Those of an enclosing request while this one is the current request.
     fields: Option<RequestFields>,
     status: Option<StatusCode>,
@@ -68,7 +69,11 @@ impl RequestGuard {
         let origin = Origin::new(request, &config.request.trusted_proxies);
         let scheme = origin.scheme.unwrap_or(default_scheme);
         let is_grpc = grpc_method(request).is_some();
-        set_request_attributes(&cx, request, method, scheme, route, &origin, &config.request);
+        let span = cx.span();
+        let is_recording = span.is_recording();
+        if is_recording {
+            set_request_attributes(&span, request, method, scheme, route, &origin, &config.request);
+        }
         telemetry.metrics.server_active(method, scheme).increment(1);
         let in_flight = telemetry.in_flight.fetch_add(1, Ordering::Relaxed);
         let is_admitted = in_flight < config.max_concurrent_requests.get();
@@ -90,6 +95,7 @@ impl RequestGuard {
             is_admitted,
             is_long_lived: false,
             cx,
+            is_recording,
             fields,
             status: None,
             grpc_status: None,
@@ -226,10 +232,10 @@ impl RequestGuard {
         error: Option<&str>,
         latency: Duration,
     ) {
-        let span = self.cx.span();
-        if !span.is_recording() {
+        if !self.is_recording {
             return;
         }
+        let span = self.cx.span();
         for field in self.fields.iter().flat_map(RequestFields::as_slice) {
             span.set_attribute(field.clone());
         }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::{Request, Version, header};
-use opentelemetry::trace::{SpanContext, TraceContextExt, TraceState};
+use opentelemetry::trace::{SpanContext, SpanRef, TraceContextExt, TraceState};
 use opentelemetry::{Context, KeyValue, Value};
 use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
 use tower_http::trace::MakeSpan;
@@ -94,7 +94,7 @@ pub(super) fn generate_trace_context() -> Context {
 /// Sets name and attributes that are known at the start, by the semantic conventions for HTTP server
 /// spans. The values of the query are left out because they may be secret.
 pub(super) fn set_request_attributes<B>(
-    cx: &Context,
+    span: &SpanRef<'_>,
     request: &Request<B>,
     method: KnownMethod,
     scheme: UrlScheme,
@@ -102,10 +102,6 @@ pub(super) fn set_request_attributes<B>(
     origin: &Origin<'_>,
     config: &RequestConfig,
 ) {
-    let span = cx.span();
-    if !span.is_recording() {
-        return;
-    }
     let bounded = |text: &str| truncate(text, MAX_CLIENT_TEXT_BYTES).to_owned();
     let original_method =
         (method == KnownMethod::OTHER).then(|| bounded(request.method().as_str()));
