@@ -72,6 +72,8 @@ pub(crate) enum Command {
     #[command(hide = true)]
     Baseline { app: App },
     #[command(hide = true)]
+    TraceLayer { app: App },
+    #[command(hide = true)]
     Routes { count: usize },
     #[command(hide = true)]
     BaselineRoutes { count: usize },

@@ -19,6 +19,7 @@ mod peers;
 mod process;
 mod scaling;
 mod services;
+mod trace_layer;
 
 use args::{Args, Command};
 
@@ -41,6 +42,9 @@ fn main() -> anyhow::Result<ExitCode> {
             return Ok(instrumented::serve_router(baseline::routes(count)));
         }
         Command::Baseline { app } => baseline::serve(baseline::router(app)?)?,
+        Command::TraceLayer { app } => {
+            baseline::serve(trace_layer::add(baseline::router(app)?)?)?;
+        }
         Command::BaselineRoutes { count } => baseline::serve(baseline::routes(count))?,
         Command::Receiver => process::serve_receiver()?,
     }

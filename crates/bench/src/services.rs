@@ -79,7 +79,11 @@ pub(crate) const SERVICES: [MeasuredService; 6] = [
 impl MeasuredService {
     /// Returns the arguments of the helper process of `variant`.
     pub(crate) fn command(self, variant: Variant) -> [String; 2] {
-        let command = if variant.is_instrumented() { "instrumented" } else { "baseline" };
+        let command = match variant.program {
+            Program::Instrumented => "instrumented",
+            Program::TraceLayer => "trace-layer",
+            Program::Baseline | Program::Peer => "baseline",
+        };
         [command.to_owned(), self.app.name()]
     }
 }
@@ -89,6 +93,8 @@ impl MeasuredService {
 pub(crate) enum Program {
     /// The handlers without telemetry.
     Baseline,
+    /// The handlers with the layer of [`crate::trace_layer`].
+    TraceLayer,
     /// The handlers with the telemetry of the library.
     Instrumented,
     /// A program of the workspace of [`crate::peers`].
@@ -126,8 +132,9 @@ pub(crate) const TYPICAL: Variant =
     Variant { name: "typical", overrides: &[("RUST_LOG", "info")], ..BARE };
 
 /// These variants and those that disable a part of the telemetry.
-pub(crate) const VARIANTS: [Variant; 7] = [
+pub(crate) const VARIANTS: [Variant; 8] = [
     BASELINE,
+    Variant { name: "trace-layer", program: Program::TraceLayer, overrides: &[] },
     FULL,
     ONE_PERCENT,
     Variant { name: "no-log", overrides: &[("RUST_LOG", "info,access=off")], ..FULL },
