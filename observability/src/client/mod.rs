@@ -56,7 +56,7 @@ impl Telemetry {
     ///
     /// Each redirect that such a client follows is part of one call.
     pub fn instrument_client(&self, client: reqwest::Client) -> ClientWithMiddleware {
-        let middleware = TelemetryMiddleware { telemetry: self.clone(), breaker: None };
+        let middleware = TelemetryMiddleware::new(self.clone(), None);
         reqwest_middleware::ClientBuilder::new(client).with(middleware).build()
     }
 }
@@ -147,6 +147,6 @@ impl ClientBuilder {
             builder =
                 builder.with(ConnectRetry::new(telemetry.clone(), max_connect_retries, timeout));
         }
-        Ok(builder.with(TelemetryMiddleware { telemetry, breaker }).build())
+        Ok(builder.with(TelemetryMiddleware::new(telemetry, breaker)).build())
     }
 }

@@ -71,10 +71,13 @@ fn extract_into(cx: &Context, headers: &HeaderMap) -> Option<Context> {
 
 /// Sets the two headers of a call to the span of `cx`, in place of any that are there.
 pub fn inject(cx: &Context, headers: &mut HeaderMap) {
+    inject_span(cx.span().span_context(), cx, headers);
+}
+
+/// Does the same with a span that is not the one of `cx`.
+fn inject_span(span: &SpanContext, cx: &Context, headers: &mut HeaderMap) {
     headers.remove(TRACEPARENT);
     headers.remove(TRACESTATE);
-    let span = cx.span();
-    let span = span.span_context();
     if !span.is_valid() {
         return;
     }
@@ -127,16 +130,17 @@ impl Propagation {
         }
     }
 
-    /// Sets the headers of a call to what `cx` holds.
-    pub(crate) fn inject(&self, cx: &Context, headers: &mut HeaderMap) {
+    /// Sets the headers of a call to what `cx` holds, with `span` in place of its span if there is one.
+    pub(crate) fn inject(&self, span: Option<&SpanContext>, cx: &Context, headers: &mut HeaderMap) {
         if self.selected.trace_context {
-            inject(cx, headers);
+            inject_span(span.unwrap_or(cx.span().span_context()), cx, headers);
         }
         if self.selected.baggage && !cx.baggage().is_empty() {
             BaggagePropagator::new().inject_context(cx, &mut HeaderInjector(headers));
         }
         if let Some(added) = &self.added {
-            added.inject_context(cx, &mut HeaderInjector(headers));
+            let own = span.map(|span| cx.with_remote_span_context(span.clone()));
+            added.inject_context(own.as_ref().unwrap_or(cx), &mut HeaderInjector(headers));
         }
     }
 
