@@ -85,6 +85,8 @@ impl ClientBuilder {
             .no_proxy()
             .dns_resolver(Arc::new(SystemResolver))
             .pool_idle_timeout(IDLE_TIMEOUT)
+            // A retry of reqwest would have no span, and each request would be copied for it.
+            .retry(reqwest::retry::never().max_retries_per_request(0))
             // Folded headers are obsolete, but a client must accept them (RFC 9112, section 5.2).
             .http1_allow_obsolete_multiline_headers_in_responses(true)
             .tcp_nodelay(true);

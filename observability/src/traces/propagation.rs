@@ -8,6 +8,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::Context;
 use opentelemetry::baggage::BaggageExt;
@@ -87,7 +88,9 @@ fn inject_span(span: &SpanContext, cx: &Context, headers: &mut HeaderMap) {
     if !span.is_remote() && remote.is_none_or(|remote| remote.is_random) {
         flags = flags | RANDOM;
     }
-    if let Ok(value) = HeaderValue::from_bytes(&format_traceparent(span, flags)) {
+    // The HTTP client clones the headers, and a clone of an owner's bytes allocates nothing.
+    let value = Bytes::from_owner(format_traceparent(span, flags));
+    if let Ok(value) = HeaderValue::from_maybe_shared(value) {
         headers.insert(TRACEPARENT, value);
     }
     // Most traces have no state, and an empty header must not be sent (section 3.3.1.2).
