@@ -8,7 +8,6 @@ use http_body::Body as HttpBody;
 use opentelemetry::trace::{Span as _, SpanBuilder, SpanKind, Status, TraceContextExt, Tracer};
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::trace::{SdkTracer, Span};
-use parking_lot::Mutex;
 use reqwest::{Request, Response, ResponseBuilderExt};
 use reqwest_middleware::{Middleware, Next};
 
@@ -117,8 +116,9 @@ impl Middleware for TelemetryMiddleware {
                 return Err(reqwest_middleware::Error::middleware(open));
             }
         };
-        let mut guard = self.start_call(&mut request, extensions.get().copied(), admission);
-        let slot = extensions.get::<GuardSlot>().cloned();
+        // Boxed because the futures that hold it are moved.
+        let mut guard =
+            Box::new(self.start_call(&mut request, extensions.get().copied(), admission));
         let result = next.run(request, extensions).await;
         let response = match result {
             Ok(response) => response,
@@ -128,9 +128,9 @@ impl Middleware for TelemetryMiddleware {
             }
         };
         guard.status = Some(response.status());
-        match slot {
+        match extensions.get_mut::<GuardSlot>() {
             Some(slot) => {
-                slot.set(guard);
+                slot.0 = Some(guard);
                 Ok(response)
             }
             None => Ok(guard.instrument_body(response)),
@@ -138,17 +138,21 @@ impl Middleware for TelemetryMiddleware {
     }
 }
 
-/// Place where the middleware leaves the guard for a caller that reads the body itself.
-#[derive(Clone, Default)]
-pub(super) struct GuardSlot(Arc<Mutex<Option<CallGuard>>>);
+/// Place in the extensions of a call where the middleware leaves the guard for a caller that reads the body
+/// itself.
+#[derive(Default)]
+pub(super) struct GuardSlot(Option<Box<CallGuard>>);
 
 impl GuardSlot {
-    fn set(&self, guard: CallGuard) {
-        *self.0.lock() = Some(guard);
+    pub(super) fn take(&mut self) -> Option<Box<CallGuard>> {
+        self.0.take()
     }
+}
 
-    pub(super) fn take(&self) -> Option<CallGuard> {
-        self.0.lock().take()
+/// Extensions demand it. No middleware clones those of a call before the guard is in its place.
+impl Clone for GuardSlot {
+    fn clone(&self) -> Self {
+        Self(None)
     }
 }
 
@@ -193,7 +197,7 @@ impl CallGuard {
     }
 
     /// Moves the guard into the body of the response.
-    fn instrument_body(mut self, response: Response) -> Response {
+    fn instrument_body(mut self: Box<Self>, response: Response) -> Response {
         let url = response.url().clone();
         let (mut parts, body) = http::Response::from(response).into_parts();
         let guard = if body.is_end_stream() {
@@ -217,7 +221,7 @@ impl Drop for CallGuard {
     }
 }
 
-impl OnBodyEnd<reqwest::Error> for CallGuard {
+impl OnBodyEnd<reqwest::Error> for Box<CallGuard> {
     fn end(&mut self, end: BodyEnd<'_, reqwest::Error>) {
         self.finish(match end {
             // A caller that reads only the head has the outcome of the head.
