@@ -230,7 +230,8 @@ impl Telemetry {
         traces::subscriber(self.tracer(), &self.0.logger, &self.0.config.log_filter)
     }
 
-    fn tracer(&self) -> Option<SdkTracer> {
+    /// Returns the tracer of the library, or `None` if tracing is disabled.
+    pub(crate) fn tracer(&self) -> Option<SdkTracer> {
         (!self.0.otel.disabled).then(|| self.0.traces.tracer())
     }
 

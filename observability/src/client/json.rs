@@ -33,9 +33,8 @@ impl RequestBuilderExt for RequestBuilder {
     fn fetch_json<T: DeserializeOwned>(
         mut self,
     ) -> impl Future<Output = Result<T, CallError>> + Send {
-        let slot = GuardSlot::default();
         let mut extensions = std::mem::take(self.extensions());
-        extensions.insert(slot.clone());
+        extensions.insert(GuardSlot::default());
         // Like `RequestBuilder::send`, but without a boxed future around the builder.
         let (client, request) = self.build_split();
         async move {
@@ -46,7 +45,7 @@ impl RequestBuilderExt for RequestBuilder {
                 .await
                 .map_err(|error| CallError::from_send_error(&method, error))?;
             let result = decode(&mut response).await;
-            if let Some(mut guard) = slot.take() {
+            if let Some(mut guard) = extensions.get_mut().and_then(GuardSlot::take) {
                 guard.finish(result.as_ref().err().map(CallError::kind));
             }
             result.map_err(|error| error.with_request(&method, response.url()))

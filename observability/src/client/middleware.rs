@@ -5,14 +5,11 @@ use std::time::Instant;
 
 use http::{Extensions, StatusCode};
 use http_body::Body as HttpBody;
-use opentelemetry::trace::{Status, TraceContextExt};
+use opentelemetry::trace::{Span as _, SpanBuilder, SpanKind, Status, TraceContextExt, Tracer};
 use opentelemetry::{Context, KeyValue};
-use parking_lot::Mutex;
+use opentelemetry_sdk::trace::{SdkTracer, Span};
 use reqwest::{Request, Response, ResponseBuilderExt};
 use reqwest_middleware::{Middleware, Next};
-use tracing::Span;
-use tracing::field::Empty;
-use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::circuit_breaker::{Admission, CircuitBreaker};
 use super::retry::ResendCount;
@@ -22,11 +19,86 @@ use crate::http::{
 };
 use crate::metrics::{ClientMetrics, Outcome};
 use crate::telemetry::Telemetry;
-use crate::traces::end_after;
+use crate::traces::relative_end;
 
 pub(super) struct TelemetryMiddleware {
-    pub(super) telemetry: Telemetry,
-    pub(super) breaker: Option<CircuitBreaker>,
+    telemetry: Telemetry,
+    /// `None` if tracing is disabled.
+    tracer: Option<SdkTracer>,
+    breaker: Option<CircuitBreaker>,
+}
+
+impl TelemetryMiddleware {
+    pub(super) fn new(telemetry: Telemetry, breaker: Option<CircuitBreaker>) -> Self {
+        Self { tracer: telemetry.tracer(), telemetry, breaker }
+    }
+
+    /// Starts a call and injects its context.
+    fn start_call(
+        &self,
+        request: &mut Request,
+        resend: Option<ResendCount>,
+        admission: Option<Admission>,
+    ) -> CallGuard {
+        let telemetry = &self.telemetry.0;
+        let method = telemetry.otel.known_methods.classify(request.method());
+        let metrics = telemetry.metrics.client(request.url());
+        metrics.active(method).increment(1);
+        let started = Instant::now();
+        let span = Context::map_current(|caller| {
+            let span = self.start_span(caller, request, method, &metrics, resend);
+            let own = span.as_ref().map(Span::span_context);
+            telemetry.propagation.inject(own, caller, request.headers_mut());
+            span
+        });
+        CallGuard {
+            telemetry: self.telemetry.clone(),
+            metrics,
+            started,
+            method,
+            span,
+            status: None,
+            admission,
+            is_finished: false,
+        }
+    }
+
+    /// Starts the span of a call, which is not the current one because the layers below create no spans.
+    /// Returns `None` if the context of the caller is to be injected.
+    fn start_span(
+        &self,
+        caller: &Context,
+        request: &Request,
+        method: KnownMethod,
+        metrics: &ClientMetrics,
+        resend: Option<ResendCount>,
+    ) -> Option<Span> {
+        let tracer = self.tracer.as_ref()?;
+        let parent = caller.span();
+        let parent = parent.span_context();
+        if parent.is_valid() && !parent.is_sampled() && self.telemetry.0.is_parent_based {
+            return None;
+        }
+        // Room for the status and the error of the call.
+        let mut attributes = Vec::with_capacity(7);
+        attributes.extend([
+            KeyValue::new("http.request.method", method.as_str()),
+            KeyValue::new("server.address", Arc::clone(&metrics.server.address)),
+            KeyValue::new("server.port", i64::from(metrics.server.port)),
+            KeyValue::new("url.full", redact_url(request.url())),
+        ]);
+        if method == KnownMethod::OTHER {
+            let original = truncate(request.method().as_str(), MAX_CLIENT_TEXT_BYTES).to_owned();
+            attributes.push(KeyValue::new("http.request.method_original", original));
+        }
+        if let Some(ResendCount(count)) = resend {
+            attributes.push(KeyValue::new("http.request.resend_count", i64::from(count)));
+        }
+        let mut builder = SpanBuilder::from_name(method.span_name()).with_kind(SpanKind::Client);
+        builder.attributes = Some(attributes);
+        let span = tracer.build_with_context(builder, caller);
+        span.span_context().is_valid().then_some(span)
+    }
 }
 
 #[async_trait::async_trait]
@@ -44,14 +116,9 @@ impl Middleware for TelemetryMiddleware {
                 return Err(reqwest_middleware::Error::middleware(open));
             }
         };
-        let mut guard = CallGuard::start(&self.telemetry, &request, admission);
-        if let Some(ResendCount(count)) = extensions.get() {
-            let attribute = KeyValue::new("http.request.resend_count", i64::from(*count));
-            guard.cx.span().set_attribute(attribute);
-        }
-        self.telemetry.0.propagation.inject(&guard.cx, request.headers_mut());
-        let slot = extensions.get::<GuardSlot>().cloned();
-        // The span is not entered because the layers below create no spans.
+        // Boxed because the futures that hold it are moved.
+        let mut guard =
+            Box::new(self.start_call(&mut request, extensions.get().copied(), admission));
         let result = next.run(request, extensions).await;
         let response = match result {
             Ok(response) => response,
@@ -61,9 +128,9 @@ impl Middleware for TelemetryMiddleware {
             }
         };
         guard.status = Some(response.status());
-        match slot {
+        match extensions.get_mut::<GuardSlot>() {
             Some(slot) => {
-                slot.set(guard);
+                slot.0 = Some(guard);
                 Ok(response)
             }
             None => Ok(guard.instrument_body(response)),
@@ -71,17 +138,21 @@ impl Middleware for TelemetryMiddleware {
     }
 }
 
-/// Place where the middleware leaves the guard for a caller that reads the body itself.
-#[derive(Clone, Default)]
-pub(super) struct GuardSlot(Arc<Mutex<Option<CallGuard>>>);
+/// Place in the extensions of a call where the middleware leaves the guard for a caller that reads the body
+/// itself.
+#[derive(Default)]
+pub(super) struct GuardSlot(Option<Box<CallGuard>>);
 
 impl GuardSlot {
-    fn set(&self, guard: CallGuard) {
-        *self.0.lock() = Some(guard);
+    pub(super) fn take(&mut self) -> Option<Box<CallGuard>> {
+        self.0.take()
     }
+}
 
-    pub(super) fn take(&self) -> Option<CallGuard> {
-        self.0.lock().take()
+/// Extensions demand it. No middleware clones those of a call before the guard is in its place.
+impl Clone for GuardSlot {
+    fn clone(&self) -> Self {
+        Self(None)
     }
 }
 
@@ -93,47 +164,13 @@ pub(super) struct CallGuard {
     metrics: Arc<ClientMetrics>,
     started: Instant,
     method: KnownMethod,
-    cx: Context,
-    /// Keeps the `tracing` span open. [`finish`](Self::finish) ends the OpenTelemetry span.
-    _span: Span,
+    span: Option<Span>,
     status: Option<StatusCode>,
     admission: Option<Admission>,
     is_finished: bool,
 }
 
 impl CallGuard {
-    fn start(telemetry: &Telemetry, request: &Request, admission: Option<Admission>) -> Self {
-        let method = telemetry.0.otel.known_methods.classify(request.method());
-        let (span, cx) = client_span(telemetry);
-        let metrics = telemetry.0.metrics.client(request.url());
-        if !span.is_disabled() && cx.span().is_recording() {
-            cx.span().update_name(method.span_name());
-            cx.span().set_attributes([
-                KeyValue::new("http.request.method", method.as_str()),
-                KeyValue::new("server.address", Arc::clone(&metrics.server.address)),
-                KeyValue::new("server.port", i64::from(metrics.server.port)),
-                KeyValue::new("url.full", redact_url(request.url())),
-            ]);
-            if method == KnownMethod::OTHER {
-                let original =
-                    truncate(request.method().as_str(), MAX_CLIENT_TEXT_BYTES).to_owned();
-                cx.span().set_attribute(KeyValue::new("http.request.method_original", original));
-            }
-        }
-        metrics.active(method).increment(1);
-        Self {
-            telemetry: telemetry.clone(),
-            metrics,
-            started: Instant::now(),
-            method,
-            cx,
-            _span: span,
-            status: None,
-            admission,
-            is_finished: false,
-        }
-    }
-
     /// Records the end of the call. A status of 4xx or 5xx is an error by itself.
     pub(super) fn finish(&mut self, error: Option<ErrorKind>) {
         if std::mem::replace(&mut self.is_finished, true) {
@@ -146,23 +183,21 @@ impl CallGuard {
             admission.record(error);
         }
         self.metrics.active(self.method).decrement(1);
-        let span = self.cx.span();
         let outcome = Outcome { method: self.method, status: self.status, error };
-        let exemplar = self.telemetry.exemplar_context(span.span_context());
+        let span_context = self.span.as_ref().map(Span::span_context);
+        let exemplar = span_context.and_then(|span| self.telemetry.exemplar_context(span));
         self.metrics.record(outcome, duration, exemplar);
-        if !span.is_recording() {
-            return;
-        }
-        outcome.set_attributes(&span);
+        let Some(span) = self.span.as_mut().filter(|span| span.is_recording()) else { return };
+        span.set_attributes(outcome.attributes());
         // Cancellation by the caller is not an error of the server.
         if error.is_some_and(|error| error != ErrorKind::Canceled) {
             span.set_status(Status::error(""));
         }
-        end_after(&span, duration);
+        span.end_with_timestamp(relative_end(duration));
     }
 
     /// Moves the guard into the body of the response.
-    fn instrument_body(mut self, response: Response) -> Response {
+    fn instrument_body(mut self: Box<Self>, response: Response) -> Response {
         let url = response.url().clone();
         let (mut parts, body) = http::Response::from(response).into_parts();
         let guard = if body.is_end_stream() {
@@ -186,7 +221,7 @@ impl Drop for CallGuard {
     }
 }
 
-impl OnBodyEnd<reqwest::Error> for CallGuard {
+impl OnBodyEnd<reqwest::Error> for Box<CallGuard> {
     fn end(&mut self, end: BodyEnd<'_, reqwest::Error>) {
         self.finish(match end {
             // A caller that reads only the head has the outcome of the head.
@@ -195,32 +230,4 @@ impl OnBodyEnd<reqwest::Error> for CallGuard {
             BodyEnd::Panicked => Some(ErrorKind::Other),
         });
     }
-}
-
-/// Creates the span of a call and the context to inject. Without a span, that is the caller's context.
-fn client_span(telemetry: &Telemetry) -> (Span, Context) {
-    let unrecorded = Context::map_current(|cx| {
-        let caller = cx.span();
-        let caller = caller.span_context();
-        let is_unsampled = caller.is_valid() && !caller.is_sampled();
-        let is_unrecorded = is_unsampled && telemetry.0.is_parent_based;
-        (telemetry.0.otel.disabled || is_unrecorded).then(|| cx.clone())
-    });
-    if let Some(caller) = unrecorded {
-        return (Span::none(), caller);
-    }
-    // The declared fields reserve room for the attributes, which are set through the OpenTelemetry API.
-    let span = tracing::info_span!(
-        target: "observability",
-        "http.client.request",
-        otel.kind = "client",
-        http.request.method = Empty,
-        http.response.status_code = Empty,
-        server.address = Empty,
-        server.port = Empty,
-        url.full = Empty,
-    );
-    let cx = if span.is_disabled() { Context::current() } else { span.context() };
-    let cx = if cx.span().span_context().is_valid() { cx } else { Context::current() };
-    (span, cx)
 }

@@ -56,7 +56,7 @@ impl Telemetry {
     ///
     /// Each redirect that such a client follows is part of one call.
     pub fn instrument_client(&self, client: reqwest::Client) -> ClientWithMiddleware {
-        let middleware = TelemetryMiddleware { telemetry: self.clone(), breaker: None };
+        let middleware = TelemetryMiddleware::new(self.clone(), None);
         reqwest_middleware::ClientBuilder::new(client).with(middleware).build()
     }
 }
@@ -85,6 +85,8 @@ impl ClientBuilder {
             .no_proxy()
             .dns_resolver(Arc::new(SystemResolver))
             .pool_idle_timeout(IDLE_TIMEOUT)
+            // A retry of reqwest would have no span, and each request would be copied for it.
+            .retry(reqwest::retry::never().max_retries_per_request(0))
             // Folded headers are obsolete, but a client must accept them (RFC 9112, section 5.2).
             .http1_allow_obsolete_multiline_headers_in_responses(true)
             .tcp_nodelay(true);
@@ -147,6 +149,6 @@ impl ClientBuilder {
             builder =
                 builder.with(ConnectRetry::new(telemetry.clone(), max_connect_retries, timeout));
         }
-        Ok(builder.with(TelemetryMiddleware { telemetry, breaker }).build())
+        Ok(builder.with(TelemetryMiddleware::new(telemetry, breaker)).build())
     }
 }

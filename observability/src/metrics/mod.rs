@@ -28,7 +28,7 @@ mod series;
 mod server;
 mod span;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
 
 use metrics::{Counter, Gauge, Label, Recorder, SharedString};
@@ -67,7 +67,7 @@ pub(crate) struct Metrics {
     routes: RwLock<HashMap<&'static str, &'static ServerMetrics>>,
     server_active: [PerMethod<Gauge>; UrlScheme::COUNT],
     rejected: [Counter; Rejection::COUNT],
-    clients: RwLock<HashMap<Box<str>, Vec<Arc<ClientMetrics>>>>,
+    clients: RwLock<BTreeMap<Box<str>, Vec<Arc<ClientMetrics>>>>,
     spans: OnceLock<SpanMetrics>,
     pub(crate) dropped_lines: DroppedLines,
 }
@@ -188,7 +188,7 @@ impl Metrics {
     pub(crate) fn client(&self, url: &reqwest::Url) -> Arc<ClientMetrics> {
         let server = ServerAddressRef::from_url(url);
         // The key is the address alone, so that a known server is found without an allocation.
-        let find = |clients: &HashMap<Box<str>, Vec<Arc<ClientMetrics>>>| {
+        let find = |clients: &BTreeMap<Box<str>, Vec<Arc<ClientMetrics>>>| {
             let clients = clients.get(server.address)?;
             clients.iter().find(|client| client.server.port == server.port).cloned()
         };

@@ -18,21 +18,23 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    /// Sets status code and error type on a span, by the semantic conventions for HTTP spans. A
-    /// cancellation and a gRPC status that the client causes are not errors of the span.
+    /// Sets the attributes of the outcome on a span.
     pub(crate) fn set_attributes(&self, span: &SpanRef<'_>) {
-        if let Some(status) = self.status {
-            let status = i64::from(status.as_u16());
-            span.set_attribute(KeyValue::new("http.response.status_code", status));
-        }
+        span.set_attributes(self.attributes());
+    }
+
+    /// Returns status code and error type as attributes, by the semantic conventions for HTTP spans. A
+    /// cancellation and a gRPC status that the client causes are not errors of the span.
+    pub(crate) fn attributes(&self) -> impl Iterator<Item = KeyValue> {
+        let status = self.status.map(|status| i64::from(status.as_u16()));
         let is_span_error = |error: &ErrorKind| match error {
             ErrorKind::Canceled => false,
             ErrorKind::Grpc(_) => error.is_server_error(),
             _ => true,
         };
-        if let Some(error) = self.error.filter(is_span_error) {
-            span.set_attribute(KeyValue::new("error.type", error.as_label()));
-        }
+        let error = self.error.filter(is_span_error).map(ErrorKind::as_label);
+        let status = status.map(|status| KeyValue::new("http.response.status_code", status));
+        status.into_iter().chain(error.map(|error| KeyValue::new("error.type", error)))
     }
 
     pub(super) fn add_labels(&self, labels: &mut Vec<Label>) {

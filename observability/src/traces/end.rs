@@ -13,7 +13,12 @@ const MAX_RELATIVE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// The wall clock may be set while the span lives, and only the SDK knows the start. The end is therefore
 /// set relative to the epoch, and [`resolve_end`] adds the start.
 pub(crate) fn end_after(span: &SpanRef<'_>, duration: Duration) {
-    span.end_with_timestamp(SystemTime::UNIX_EPOCH + duration);
+    span.end_with_timestamp(relative_end(duration));
+}
+
+/// Returns the timestamp that ends a span `duration` after its start; see [`end_after`].
+pub(crate) fn relative_end(duration: Duration) -> SystemTime {
+    SystemTime::UNIX_EPOCH + duration
 }
 
 /// Makes the end that [`end_after`] set absolute, and moves an end before the start to the start.

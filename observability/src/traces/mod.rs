@@ -45,7 +45,7 @@ use crate::metrics::Metrics;
 
 #[cfg(feature = "testing")]
 pub(crate) use capture::SpanCapture;
-pub(crate) use end::end_after;
+pub(crate) use end::{end_after, relative_end};
 use otlp::Exporter;
 pub(crate) use probe::{export_once, test_span};
 use processor::BatchSpanProcessor;

@@ -8,6 +8,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::Context;
 use opentelemetry::baggage::BaggageExt;
@@ -71,10 +72,13 @@ fn extract_into(cx: &Context, headers: &HeaderMap) -> Option<Context> {
 
 /// Sets the two headers of a call to the span of `cx`, in place of any that are there.
 pub fn inject(cx: &Context, headers: &mut HeaderMap) {
+    inject_span(cx.span().span_context(), cx, headers);
+}
+
+/// Does the same with a span that is not the one of `cx`.
+fn inject_span(span: &SpanContext, cx: &Context, headers: &mut HeaderMap) {
     headers.remove(TRACEPARENT);
     headers.remove(TRACESTATE);
-    let span = cx.span();
-    let span = span.span_context();
     if !span.is_valid() {
         return;
     }
@@ -84,7 +88,9 @@ pub fn inject(cx: &Context, headers: &mut HeaderMap) {
     if !span.is_remote() && remote.is_none_or(|remote| remote.is_random) {
         flags = flags | RANDOM;
     }
-    if let Ok(value) = HeaderValue::from_bytes(&format_traceparent(span, flags)) {
+    // The HTTP client clones the headers, and a clone of an owner's bytes allocates nothing.
+    let value = Bytes::from_owner(format_traceparent(span, flags));
+    if let Ok(value) = HeaderValue::from_maybe_shared(value) {
         headers.insert(TRACEPARENT, value);
     }
     // Most traces have no state, and an empty header must not be sent (section 3.3.1.2).
@@ -127,16 +133,17 @@ impl Propagation {
         }
     }
 
-    /// Sets the headers of a call to what `cx` holds.
-    pub(crate) fn inject(&self, cx: &Context, headers: &mut HeaderMap) {
+    /// Sets the headers of a call to what `cx` holds, with `span` in place of its span if there is one.
+    pub(crate) fn inject(&self, span: Option<&SpanContext>, cx: &Context, headers: &mut HeaderMap) {
         if self.selected.trace_context {
-            inject(cx, headers);
+            inject_span(span.unwrap_or(cx.span().span_context()), cx, headers);
         }
         if self.selected.baggage && !cx.baggage().is_empty() {
             BaggagePropagator::new().inject_context(cx, &mut HeaderInjector(headers));
         }
         if let Some(added) = &self.added {
-            added.inject_context(cx, &mut HeaderInjector(headers));
+            let own = span.map(|span| cx.with_remote_span_context(span.clone()));
+            added.inject_context(own.as_ref().unwrap_or(cx), &mut HeaderInjector(headers));
         }
     }
 
