@@ -87,6 +87,8 @@ impl<'a> SpanFields<'a> {
         remaining.clear();
         let mut fields = Self::default();
         let mut rest = span;
+        // The fields that are not read, from the first that is not yet in `remaining`.
+        let mut unread = span;
         while !rest.is_empty() {
             let field = rest;
             match next_field(&mut rest)? {
@@ -102,10 +104,13 @@ impl<'a> SpanFields<'a> {
                     if let (15, Value::Bytes(status)) = (number, value) {
                         fields.status_code = status_code(status)?.unwrap_or(fields.status_code);
                     }
-                    remaining.extend_from_slice(&field[..field.len() - rest.len()]);
+                    continue;
                 }
             }
+            remaining.extend_from_slice(&unread[..unread.len() - field.len()]);
+            unread = rest;
         }
+        remaining.extend_from_slice(unread);
         Some(fields)
     }
 }
@@ -139,30 +144,32 @@ enum Value<'a> {
 }
 
 /// Removes the first field from `message` and returns its number and value.
-#[inline]
+#[inline(always)]
 fn next_field<'a>(message: &mut &'a [u8]) -> Option<(u64, Value<'a>)> {
     let key = varint(message)?;
     let value = match key & 7 {
         0 => Value::Varint(varint(message)?),
-        1 => {
-            let bytes = message.split_off(..8)?;
-            Value::Fixed64(u64::from_le_bytes(bytes.try_into().ok()?))
-        }
+        1 => Value::Fixed64(u64::from_le_bytes(take(message, 8)?.try_into().ok()?)),
         2 => {
-            let length = usize::try_from(varint(message)?).ok()?;
-            Value::Bytes(message.split_off(..length)?)
+            let length = varint(message)?;
+            Value::Bytes(take(message, usize::try_from(length).ok()?)?)
         }
-        5 => {
-            message.split_off(..4)?;
-            Value::Fixed32
-        }
+        5 => take(message, 4).map(|_| Value::Fixed32)?,
         _ => return None,
     };
     Some((key >> 3, value))
 }
 
+/// Removes the first `length` bytes.
+#[inline(always)]
+fn take<'a>(message: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
+    let (bytes, rest) = message.split_at_checked(length)?;
+    *message = rest;
+    Some(bytes)
+}
+
 /// Removes the first varint. Most have one byte.
-#[inline]
+#[inline(always)]
 fn varint(message: &mut &[u8]) -> Option<u64> {
     match message.split_first() {
         Some((byte, rest)) if *byte < 0x80 => {
@@ -173,9 +180,9 @@ fn varint(message: &mut &[u8]) -> Option<u64> {
     }
 }
 
-/// Returns `None` if the field is not one of `fields`, or if its value is invalid.
+/// Returns `None` if the field is not one of `fields`, or if its value is invalid or nests too deep.
 #[inline]
-fn check_field(fields: &[Field], number: u64, value: Value<'_>, depth: u32) -> Option<()> {
+fn check_field(fields: &[Field], number: u64, value: Value<'_>, max_depth: u32) -> Option<()> {
     let position = usize::try_from(number.checked_sub(1)?).ok()?;
     match (fields.get(position)?, value) {
         (Field::Varint, Value::Varint(_))
@@ -185,16 +192,16 @@ fn check_field(fields: &[Field], number: u64, value: Value<'_>, depth: u32) -> O
         (Field::Text, Value::Bytes(text)) if text.is_ascii() => Some(()),
         (Field::Text, Value::Bytes(text)) => str::from_utf8(text).ok().map(drop),
         (Field::Message(fields), Value::Bytes(message)) => {
-            check_message(fields, message, depth.checked_sub(1)?)
+            check_message(fields, message, max_depth.checked_sub(1)?)
         }
         _ => None,
     }
 }
 
-fn check_message(fields: &[Field], mut message: &[u8], depth: u32) -> Option<()> {
+fn check_message(fields: &[Field], mut message: &[u8], max_depth: u32) -> Option<()> {
     while !message.is_empty() {
         let (number, value) = next_field(&mut message)?;
-        check_field(fields, number, value, depth)?;
+        check_field(fields, number, value, max_depth)?;
     }
     Some(())
 }

@@ -134,11 +134,7 @@ fn decode(
         for scope_spans in scope_spans {
             let ScopeSpans { scope, spans } = ScopeSpans::decode(scope_spans)?;
             InstrumentationScope::decode(scope.clone())?;
-            let source = Arc::new(SpanSource {
-                service: Arc::clone(&service),
-                resource: Box::from(&*resource),
-                scope: Box::from(&*scope),
-            });
+            let source = Arc::new(SpanSource::new(Arc::clone(&service), &resource, &scope));
             for span in spans {
                 if resource.len() + scope.len() + span.len() > limits.max_span_bytes {
                     rejected.too_large += 1;
