@@ -161,14 +161,12 @@ mod tests {
     const HOUR_MS: u64 = 3_600_000;
 
     fn server_span(operation: &str) -> SpanRecord {
-        let source =
-            SpanSource { service: "a".into(), resource: Box::default(), scope: Box::default() };
         SpanRecord {
             id: SpanId::ZERO,
             parent: SpanId::ZERO,
             start_ns: 0,
             end_ns: 3_000_000,
-            source: Arc::new(source),
+            source: Arc::new(SpanSource::new("a".into(), &[], &[])),
             name: operation.into(),
             kind: SpanKind::Server,
             failed: false,

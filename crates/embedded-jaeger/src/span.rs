@@ -1,6 +1,7 @@
 //! Spans as the store keeps them.
 
-use std::sync::Arc;
+use std::hash::{BuildHasher as _, Hash, Hasher, RandomState};
+use std::sync::{Arc, LazyLock};
 
 use opentelemetry_proto::tonic::common::v1::{
     AnyValue, InstrumentationScope, KeyValue, any_value::Value,
@@ -15,8 +16,10 @@ use crate::ids::{SpanId, TraceId};
 pub(crate) const SERVICE_NAME: &str = "service.name";
 
 /// Resource and instrumentation scope of a span, encoded as received.
-#[derive(Debug, PartialEq, Eq, Hash)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct SpanSource {
+    /// Hash of the other fields, which are longer than most spans and the same in all spans of a request.
+    hash: u64,
     /// The resource attribute `service.name`, or Jaeger's placeholder for it.
     pub(crate) service: Arc<str>,
     /// A protobuf `Resource`.
@@ -25,7 +28,21 @@ pub(crate) struct SpanSource {
     pub(crate) scope: Box<[u8]>,
 }
 
+/// Its keys are random, so that clients cannot send sources with the same hash.
+static SOURCE_HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+impl Hash for SpanSource {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
+
 impl SpanSource {
+    pub(crate) fn new(service: Arc<str>, resource: &[u8], scope: &[u8]) -> Self {
+        let hash = SOURCE_HASHER.hash_one((&service, resource, scope));
+        Self { hash, service, resource: resource.into(), scope: scope.into() }
+    }
+
     /// Decodes the resource, whose attribute `service.name` is the service. It is valid because ingest has
     /// decoded the same bytes.
     pub(crate) fn decode_resource(&self) -> Resource {

@@ -205,22 +205,25 @@ impl Store {
 
 impl Inner {
     fn add(&mut self, id: TraceId, mut record: SpanRecord, limits: &Limits) {
-        if self.traces.get(&id).is_some_and(|trace| trace.is_full(&record, limits)) {
-            self.stats.rejected_trace_full += 1;
-            return;
-        }
+        let trace = match self.traces.entry(id) {
+            Entry::Occupied(trace) if trace.get().is_full(&record, limits) => {
+                self.stats.rejected_trace_full += 1;
+                return;
+            }
+            Entry::Occupied(trace) => trace.into_mut(),
+            Entry::Vacant(entry) => {
+                self.arrival_order.push_back(id);
+                self.stats.traces += 1;
+                self.stats.bytes += TRACE_OVERHEAD;
+                entry.insert(Arc::new(Trace { id, spans: Vec::new(), bytes: 0 }))
+            }
+        };
         if intern(&mut self.names, &mut record.name) {
             self.stats.bytes += name_bytes(&record.name);
         }
         if intern(&mut self.sources, &mut record.source) {
             self.stats.bytes += source_bytes(&record.source);
         }
-        let trace = self.traces.entry(id).or_insert_with(|| {
-            self.arrival_order.push_back(id);
-            self.stats.traces += 1;
-            self.stats.bytes += TRACE_OVERHEAD;
-            Arc::new(Trace { id, spans: Vec::new(), bytes: 0 })
-        });
         // Copies the trace only if a response that contains it is being written.
         self.stats.bytes += Arc::make_mut(trace).push(record);
         self.stats.spans += 1;

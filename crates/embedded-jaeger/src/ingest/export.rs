@@ -12,10 +12,11 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
 };
 use opentelemetry_proto::tonic::common::v1::{InstrumentationScope, any_value::Value};
 use opentelemetry_proto::tonic::resource::v1::Resource;
-use opentelemetry_proto::tonic::trace::v1::{Span, status::StatusCode};
+use opentelemetry_proto::tonic::trace::v1::{span::SpanKind, status::StatusCode};
 use prost::{DecodeError, Message};
 use tonic::Status;
 
+use super::encoded_span::{SpanFields, normalize};
 use crate::ids::{SpanId, TraceId};
 use crate::span::{SERVICE_NAME, SpanRecord, SpanSource};
 use crate::store::{Limits, Store};
@@ -126,24 +127,30 @@ fn decode(
     accepted: &mut Vec<(TraceId, SpanRecord)>,
     rejected: &mut RejectedSpans,
 ) -> Result<(), DecodeError> {
+    let mut remaining_fields = Vec::new();
     for resource_spans in request.resource_spans {
         let ResourceSpans { resource, scope_spans } = ResourceSpans::decode(resource_spans)?;
         let service = Arc::from(service_name(&Resource::decode(resource.clone())?));
         for scope_spans in scope_spans {
             let ScopeSpans { scope, spans } = ScopeSpans::decode(scope_spans)?;
             InstrumentationScope::decode(scope.clone())?;
-            let source = Arc::new(SpanSource {
-                service: Arc::clone(&service),
-                resource: Box::from(&*resource),
-                scope: Box::from(&*scope),
-            });
+            let source = Arc::new(SpanSource::new(Arc::clone(&service), &resource, &scope));
             for span in spans {
                 if resource.len() + scope.len() + span.len() > limits.max_span_bytes {
                     rejected.too_large += 1;
-                } else if let Some(span) = span_record(Span::decode(span)?, &source) {
-                    accepted.push(span);
-                } else {
-                    rejected.invalid_id += 1;
+                    continue;
+                }
+                let normalized;
+                let mut fields = SpanFields::read(&span, &mut remaining_fields);
+                if fields.is_none() {
+                    // prost rejects the span, or removes what OTLP does not define.
+                    normalized = normalize(&span)?;
+                    fields = SpanFields::read(&normalized, &mut remaining_fields);
+                }
+                let record = fields.and_then(|span| span_record(&span, &remaining_fields, &source));
+                match record {
+                    Some(record) => accepted.push(record),
+                    None => rejected.invalid_id += 1,
                 }
             }
         }
@@ -162,33 +169,29 @@ fn service_name(resource: &Resource) -> &str {
 }
 
 /// Returns the span as the store keeps it with its trace id, or `None` if an id is invalid.
-fn span_record(mut span: Span, source: &Arc<SpanSource>) -> Option<(TraceId, SpanRecord)> {
-    let trace = TraceId::from_otlp(&span.trace_id)?;
-    let id = SpanId::from_otlp(&span.span_id)?;
-    let parent = match span.parent_span_id.as_slice() {
+fn span_record(
+    span: &SpanFields<'_>,
+    remaining_fields: &[u8],
+    source: &Arc<SpanSource>,
+) -> Option<(TraceId, SpanRecord)> {
+    let trace = TraceId::from_otlp(span.trace_id)?;
+    let id = SpanId::from_otlp(span.span_id)?;
+    let parent = match span.parent_span_id {
         // Some exporters encode the absent parent of a root span as eight zero bytes.
         [] | [0, 0, 0, 0, 0, 0, 0, 0] => SpanId::ZERO,
         parent => SpanId::from_otlp(parent)?,
     };
-    let name = if span.name.is_empty() { EMPTY_SPAN_NAME } else { &span.name };
-    let mut record = SpanRecord {
+    let record = SpanRecord {
         id,
         parent,
         start_ns: span.start_time_unix_nano,
         end_ns: span.end_time_unix_nano,
         source: Arc::clone(source),
-        name: Arc::from(name),
-        kind: span.kind(),
-        failed: span.status.as_ref().is_some_and(|status| status.code() == StatusCode::Error),
-        remaining_fields: Box::default(),
+        name: Arc::from(if span.name.is_empty() { EMPTY_SPAN_NAME } else { span.name }),
+        kind: SpanKind::try_from(span.kind).unwrap_or_default(),
+        failed: span.status_code == StatusCode::Error as i32,
+        remaining_fields: Box::from(remaining_fields),
     };
-    // The record holds these fields already.
-    span.trace_id = Vec::new();
-    span.span_id = Vec::new();
-    span.parent_span_id = Vec::new();
-    span.name = String::new();
-    (span.kind, span.start_time_unix_nano, span.end_time_unix_nano) = (0, 0, 0);
-    record.remaining_fields = span.encode_to_vec().into_boxed_slice();
     Some((trace, record))
 }
 
@@ -197,8 +200,10 @@ mod tests {
     use opentelemetry_proto::tonic::common::v1::{
         AnyValue, ArrayValue, KeyValue, any_value::Value,
     };
-    use opentelemetry_proto::tonic::trace::v1::span::{Event, Link, SpanKind};
-    use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Status as SpanStatus};
+    use opentelemetry_proto::tonic::trace::v1::span::{Event, Link};
+    use opentelemetry_proto::tonic::trace::v1::{
+        ResourceSpans, ScopeSpans, Span, Status as SpanStatus,
+    };
 
     use super::*;
     use crate::json::TracesJson;
