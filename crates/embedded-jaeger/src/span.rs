@@ -96,7 +96,7 @@ impl SpanRecord {
         }
     }
 
-    /// Decodes the fields that the record does not hold. They are valid because ingest encoded them.
+    /// Decodes the fields that the record does not hold. They are valid because ingest has checked them.
     pub(crate) fn decode_remaining_fields(&self) -> Span {
         Span::decode(&*self.remaining_fields).unwrap_or_default()
     }

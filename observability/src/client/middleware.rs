@@ -116,9 +116,7 @@ impl Middleware for TelemetryMiddleware {
                 return Err(reqwest_middleware::Error::middleware(open));
             }
         };
-        // Boxed because the futures that hold it are moved.
-        let mut guard =
-            Box::new(self.start_call(&mut request, extensions.get().copied(), admission));
+        let mut guard = self.start_call(&mut request, extensions.get().copied(), admission);
         let result = next.run(request, extensions).await;
         let response = match result {
             Ok(response) => response,
@@ -141,10 +139,10 @@ impl Middleware for TelemetryMiddleware {
 /// Place in the extensions of a call where the middleware leaves the guard for a caller that reads the body
 /// itself.
 #[derive(Default)]
-pub(super) struct GuardSlot(Option<Box<CallGuard>>);
+pub(super) struct GuardSlot(Option<CallGuard>);
 
 impl GuardSlot {
-    pub(super) fn take(&mut self) -> Option<Box<CallGuard>> {
+    pub(super) fn take(&mut self) -> Option<CallGuard> {
         self.0.take()
     }
 }
@@ -197,7 +195,7 @@ impl CallGuard {
     }
 
     /// Moves the guard into the body of the response.
-    fn instrument_body(mut self: Box<Self>, response: Response) -> Response {
+    fn instrument_body(mut self, response: Response) -> Response {
         let url = response.url().clone();
         let (mut parts, body) = http::Response::from(response).into_parts();
         let guard = if body.is_end_stream() {
@@ -221,7 +219,7 @@ impl Drop for CallGuard {
     }
 }
 
-impl OnBodyEnd<reqwest::Error> for Box<CallGuard> {
+impl OnBodyEnd<reqwest::Error> for CallGuard {
     fn end(&mut self, end: BodyEnd<'_, reqwest::Error>) {
         self.finish(match end {
             // A caller that reads only the head has the outcome of the head.

@@ -1,6 +1,6 @@
 //! Export of an OTLP request into the store.
 //!
-//! Spans are decoded one at a time. If a request was decoded as a whole, empty messages would take more
+//! Spans are read one at a time. If a request was decoded as a whole, empty messages would take more
 //! than a hundred times their encoded size.
 
 use std::fmt;
