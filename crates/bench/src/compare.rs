@@ -3,14 +3,15 @@
 use anyhow::Result;
 use testkit::Process;
 
-use crate::args::{CompareOptions, Options};
-use crate::interleave::{Candidate, Sample, interleave, median, summary};
+use crate::args::{CompareOptions, LoadOptions};
+use crate::interleave::{Candidate, Sample, interleave};
 use crate::peers::Peers;
 use crate::process::helper;
 use crate::services::{
     BARE, BASELINE, FULL, MeasuredService, ONE_PERCENT, Program, SERVICE_A, SERVICE_B, SERVICES,
     TYPICAL, Variant,
 };
+use crate::stats::{median, summary};
 
 /// Maximum number of attempts to complete a round without dropped spans.
 const ATTEMPTS: u32 = 3;
@@ -22,7 +23,7 @@ const GOAL_OF_TYPICAL: f64 = 0.2;
 struct Comparison<'a> {
     receiver: Process,
     peers: Option<Peers>,
-    options: &'a Options,
+    options: &'a LoadOptions,
 }
 
 /// Measures and prints the comparison.
@@ -70,7 +71,7 @@ impl Comparison<'_> {
             let service_a = helper(&["baseline", "a"])?.serve();
             let start = |&variant: &Variant| self.start(variant, service, &service_a.url());
             let candidates = variants.iter().map(start).collect::<Result<_>>()?;
-            let Options { connections, seconds, .. } = *self.options;
+            let LoadOptions { connections, seconds, .. } = *self.options;
             match interleave(candidates, service, connections, seconds) {
                 Err(error) if attempt < ATTEMPTS => eprintln!("round discarded: {error:#}"),
                 result => return result,
@@ -92,9 +93,7 @@ impl Comparison<'_> {
             }
             _ => {
                 let builder = variant.configure(helper(&service.command(variant))?, &endpoint);
-                let process = builder.env("SERVICE_A_URL", service_a_url).serve();
-                let url = process.url();
-                Ok(Candidate::new(variant, process, url))
+                Ok(Candidate::new(variant, builder.env("SERVICE_A_URL", service_a_url).serve()))
             }
         }
     }

@@ -1,18 +1,13 @@
 //! Interleaved load: several processes run side by side and receive load in turns of one second, so
 //! that interference on a shared machine affects all of them. Idle processes cost almost nothing.
 
-use std::thread;
-use std::time::{Duration, Instant};
-
 use anyhow::{Result, ensure};
 use testkit::Process;
 
 use crate::load::{LoadResult, load};
-use crate::process::{cpu_seconds, resident_mib, stop};
+use crate::process::{cpu_seconds, resident_mib, stop, wait_for_export};
 use crate::services::{FULL, MeasuredService, Variant};
-
-/// Maximum time until the last batch is exported.
-const EXPORT_TIMEOUT: Duration = Duration::from_secs(20);
+use crate::stats::median;
 
 /// Measurements of one process over all its turns.
 #[derive(Debug, Clone, Copy)]
@@ -62,14 +57,20 @@ pub(crate) fn interleave(
 }
 
 impl Candidate {
-    /// Creates a candidate that is reached at the base URL `url`.
-    pub(crate) fn new(variant: Variant, process: Process, url: String) -> Self {
+    /// Creates a candidate whose process has logged its address.
+    pub(crate) fn new(variant: Variant, process: Process) -> Self {
+        let url = process.url();
+        Self::with_url(variant, process, url)
+    }
+
+    /// Creates a candidate whose process serves `url`.
+    pub(crate) fn with_url(variant: Variant, process: Process, url: String) -> Self {
         Self { variant, process, url, cpu_before: 0.0, results: Vec::new() }
     }
 
     fn load(&mut self, service: MeasuredService, connections: usize) -> Result<()> {
         let url = format!("{}{}", self.url, service.path);
-        self.results.push(load(service.protocol, &url, connections)?);
+        self.results.push(load(service.protocol, &url, connections, 1)?);
         Ok(())
     }
 
@@ -94,49 +95,5 @@ impl Candidate {
             stop(&process)?;
         }
         Ok(sample)
-    }
-}
-
-/// Waits until every span is exported and returns the number of spans, from the `otel_sdk_*` counters.
-///
-/// # Errors
-/// Fails if a span was dropped or is not exported in time.
-pub(crate) fn wait_for_export(service: &Process) -> Result<f64> {
-    let deadline = Instant::now() + EXPORT_TIMEOUT;
-    loop {
-        let page = service.metrics();
-        let (started, exported) = (page.started_spans(), page.exported_spans());
-        if started == exported {
-            return Ok(exported);
-        }
-        ensure!(Instant::now() < deadline, "only {exported} of {started} spans were exported");
-        thread::sleep(Duration::from_millis(100));
-    }
-}
-
-/// Returns the median of `values`.
-pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
-    min_median_max(values).1
-}
-
-/// Formats the median, minimum and maximum of `values`.
-pub(crate) fn summary(values: impl IntoIterator<Item = f64>, digits: usize) -> String {
-    let (min, median, max) = min_median_max(values);
-    format!("{median:.digits$} [{min:.digits$}..{max:.digits$}]")
-}
-
-/// Returns the minimum, median and maximum of `values`.
-fn min_median_max(values: impl IntoIterator<Item = f64>) -> (f64, f64, f64) {
-    let mut values: Vec<f64> = values.into_iter().collect();
-    values.sort_by(f64::total_cmp);
-    let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
-    (at(0), at(values.len() / 2), at(values.len().saturating_sub(1)))
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn min_median_max_sorts_values() {
-        assert_eq!(super::min_median_max([3.0, 1.0, 2.0]), (1.0, 2.0, 3.0));
     }
 }

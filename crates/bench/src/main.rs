@@ -18,7 +18,9 @@ mod load;
 mod peers;
 mod process;
 mod scaling;
+mod scrape;
 mod services;
+mod stats;
 
 use args::{Args, Command};
 

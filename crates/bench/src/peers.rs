@@ -45,6 +45,6 @@ impl Peers {
             .stdout(Stdout::DiscardAfterFirstLine);
         let process = variant.configure(builder, endpoint).start();
         wait_until("the peer accepts connections", || TcpStream::connect(address).is_ok());
-        Ok(Candidate::new(variant, process, format!("http://{address}")))
+        Ok(Candidate::with_url(variant, process, format!("http://{address}")))
     }
 }
