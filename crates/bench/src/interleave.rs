@@ -12,6 +12,7 @@ use crate::stats::median;
 /// Measurements of one process over all its turns.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sample {
+    pub(crate) variant: Variant,
     pub(crate) cpu_us: f64,
     pub(crate) per_second: f64,
     pub(crate) p50_ms: f64,
@@ -78,20 +79,21 @@ impl Candidate {
         let Self { variant, process, cpu_before, results, .. } = self;
         let requests: f64 = results.iter().map(|result| result.requests).sum();
         // The cost includes the export of the spans in the queue. Only the library counts them.
-        if variant.is_instrumented() {
+        if variant.is_instrumented {
             let exported = wait_for_export(&process)?;
             let is_complete = variant != FULL || exported >= requests;
             ensure!(is_complete, "{exported} spans exported for {requests} requests");
         }
         let median = |value: fn(&LoadResult) -> f64| median(results.iter().map(value));
         let sample = Sample {
+            variant,
             cpu_us: (cpu_seconds(&process)? - cpu_before) * 1e6 / requests,
             per_second: median(|result| result.per_second),
             p50_ms: median(|result| result.p50_ms),
             p99_ms: median(|result| result.p99_ms),
             resident_mib: resident_mib(&process),
         };
-        if variant.is_instrumented() {
+        if variant.is_instrumented {
             stop(&process)?;
         }
         Ok(sample)
