@@ -22,7 +22,7 @@ impl Peers {
         let executable = env::current_exe()?;
         let target = executable.ancestors().nth(2).context("target directory")?.join("peers");
         let status = Command::new("cargo")
-            .args(["build", "--release", "--locked", "--quiet", "--manifest-path"])
+            .args(["build", "--release", "--locked", "--manifest-path"])
             .arg(workspace.join("Cargo.toml"))
             .arg("--target-dir")
             .arg(&target)
