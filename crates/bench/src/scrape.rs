@@ -54,7 +54,7 @@ struct Row {
 /// `other`, which has the same series, show how much of the difference is competition for the cores.
 pub(crate) fn print_effect(process: &Process, other: &Process, turns: u32) -> Result<()> {
     let mut rows = [
-        ("none", None),
+        ("nothing", None),
         ("another process", Some(other.address())),
         ("the same process", Some(process.address())),
     ]
