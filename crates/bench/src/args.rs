@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::load::Protocol;
 use crate::services::{App, SERVICES};
 
 /// Measures the cost of the telemetry against baselines of the services without it
@@ -20,7 +21,7 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Args)]
 pub(crate) struct CompareOptions {
     #[command(flatten)]
-    pub(crate) load: Options,
+    pub(crate) load: LoadOptions,
     /// Services to compare, all by default
     #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
     #[arg(value_parser = SERVICES.map(|service| service.name))]
@@ -33,9 +34,40 @@ pub(crate) struct CompareOptions {
     pub(crate) peers: Option<PathBuf>,
 }
 
+/// Options of `scaling`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ScalingOptions {
+    /// Measurements to take, all by default
+    #[arg(value_name = "NAME")]
+    pub(crate) parts: Vec<Part>,
+    #[command(flatten)]
+    pub(crate) load: LoadOptions,
+    /// Version of HTTP for the load
+    #[arg(long, value_name = "NAME", value_enum, default_value_t = Protocol::Http1)]
+    pub(crate) protocol: Protocol,
+    /// Number of requests over which memory is observed
+    #[arg(long, value_name = "N", default_value_t = 10_000_000)]
+    pub(crate) requests: u32,
+}
+
+/// Measurement of `scaling`.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Part {
+    /// Time until the service listens, and its memory without requests.
+    Startup,
+    /// CPU time per request with 1 to 1,000 connections.
+    Connections,
+    /// CPU time per request and duration of scrapes with 10 to 10,000 routes.
+    Routes,
+    /// Durations of requests while /metrics with 10,000 series is scraped.
+    Scrapes,
+    /// Memory after millions of requests.
+    Memory,
+}
+
 /// Options of the commands that generate load.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Options {
+pub(crate) struct LoadOptions {
     /// Number of rounds
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub(crate) rounds: u32,
@@ -62,10 +94,10 @@ pub(crate) enum Command {
     },
     /// Check instructions and allocations per request against crates/bench/budget.txt (needs valgrind)
     CheckBudget,
-    /// Measure startup, and CPU, memory and /metrics by connections, routes and requests (needs wrk)
-    Scaling(Options),
+    /// Measure startup, CPU by connections and routes, /metrics by series and memory by requests (needs wrk, or h2load)
+    Scaling(ScalingOptions),
     /// Compare the embedded Jaeger with a real one, whose path is in the variable JAEGER (needs wrk)
-    Jaeger(Options),
+    Jaeger(LoadOptions),
 
     #[command(hide = true)]
     Instrumented { app: App },

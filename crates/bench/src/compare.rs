@@ -3,14 +3,13 @@
 use anyhow::Result;
 use testkit::Process;
 
-use crate::args::{CompareOptions, Options};
-use crate::interleave::{Candidate, Sample, interleave, median, summary};
+use crate::args::{CompareOptions, LoadOptions};
+use crate::interleave::{Candidate, Sample, interleave};
+use crate::load::Protocol;
 use crate::peers::Peers;
 use crate::process::helper;
-use crate::services::{
-    BARE, BASELINE, FULL, MeasuredService, ONE_PERCENT, Program, SERVICE_A, SERVICE_B, SERVICES,
-    TYPICAL, Variant,
-};
+use crate::services::{App, BARE, BASELINE, FULL, MeasuredService, ONE_PERCENT, SERVICES, TYPICAL};
+use crate::stats::{median, summary};
 
 /// Maximum number of attempts to complete a round without dropped spans.
 const ATTEMPTS: u32 = 3;
@@ -22,7 +21,7 @@ const GOAL_OF_TYPICAL: f64 = 0.2;
 struct Comparison<'a> {
     receiver: Process,
     peers: Option<Peers>,
-    options: &'a Options,
+    options: &'a LoadOptions,
 }
 
 /// Measures and prints the comparison.
@@ -42,35 +41,24 @@ pub(crate) fn run(
         services.is_empty() || services.iter().any(|name| name == service.name)
     };
     for service in SERVICES.into_iter().filter(is_selected) {
-        let variants = comparison.variants(service);
         let mut rounds = Vec::new();
         for number in 1..=options.rounds {
-            rounds.push(comparison.run_round(service, &variants)?);
+            rounds.push(comparison.run_round(service)?);
             eprintln!("{}: round {number} of {} completed", service.name, options.rounds);
         }
-        print(service, &variants, &rounds);
+        print(service, &rounds);
     }
     Ok(())
 }
 
 impl Comparison<'_> {
-    /// Returns the variants of `service`. The last spans of a peer are exported while those of the others are
-    /// waited for, because it comes after them.
-    fn variants(&self, service: MeasuredService) -> Vec<Variant> {
-        let has_peers =
-            self.peers.is_some() && [SERVICE_A.name, SERVICE_B.name].contains(&service.name);
-        let peers = if has_peers { &[BARE, TYPICAL][..] } else { &[] };
-        [&[BASELINE, FULL, ONE_PERCENT], peers].concat()
-    }
-
     /// Runs one round and repeats it if it fails, because a round with dropped spans is invalid.
-    fn run_round(&self, service: MeasuredService, variants: &[Variant]) -> Result<Vec<Sample>> {
+    fn run_round(&self, service: MeasuredService) -> Result<Vec<Sample>> {
         let mut attempt = 1;
         loop {
             let service_a = helper(&["baseline", "a"])?.serve();
-            let start = |&variant: &Variant| self.start(variant, service, &service_a.url());
-            let candidates = variants.iter().map(start).collect::<Result<_>>()?;
-            let Options { connections, seconds, .. } = *self.options;
+            let candidates = self.start(service, &service_a.url())?;
+            let LoadOptions { connections, seconds, .. } = *self.options;
             match interleave(candidates, service, connections, seconds) {
                 Err(error) if attempt < ATTEMPTS => eprintln!("round discarded: {error:#}"),
                 result => return result,
@@ -79,28 +67,28 @@ impl Comparison<'_> {
         }
     }
 
-    fn start(
-        &self,
-        variant: Variant,
-        service: MeasuredService,
-        service_a_url: &str,
-    ) -> Result<Candidate> {
+    /// Starts the variants of `service`. The peers are the last, so that they export their last spans while the
+    /// others are waited for.
+    fn start(&self, service: MeasuredService, service_a_url: &str) -> Result<Vec<Candidate>> {
         let endpoint = self.receiver.url();
-        match &self.peers {
-            Some(peers) if variant.program == Program::Peer => {
-                peers.start(variant, service, service_a_url, &endpoint)
-            }
-            _ => {
-                let builder = variant.configure(helper(&service.command(variant))?, &endpoint);
-                let process = builder.env("SERVICE_A_URL", service_a_url).serve();
-                let url = process.url();
-                Ok(Candidate::new(variant, process, url))
+        let mut candidates = Vec::new();
+        for variant in [BASELINE, FULL, ONE_PERCENT] {
+            let builder = variant.configure(helper(&service.command(variant))?, &endpoint);
+            let process = builder.env("SERVICE_A_URL", service_a_url).serve();
+            candidates.push(Candidate::new(variant, process));
+        }
+        if let (App::A | App::B, Protocol::Http1, Some(peers)) =
+            (service.app, service.protocol, &self.peers)
+        {
+            for variant in [BARE, TYPICAL] {
+                candidates.push(peers.start(variant, service.app, service_a_url, &endpoint)?);
             }
         }
+        Ok(candidates)
     }
 }
 
-fn print(service: MeasuredService, variants: &[Variant], rounds: &[Vec<Sample>]) {
+fn print(service: MeasuredService, rounds: &[Vec<Sample>]) {
     println!(
         "\n{} `GET {}`: median, [min..max], median ratio to the baseline of the same round",
         service.name, service.path
@@ -117,7 +105,7 @@ fn print(service: MeasuredService, variants: &[Variant], rounds: &[Vec<Sample>])
         (20, 2, |sample| sample.p99_ms),
         (24, 1, |sample| sample.resident_mib),
     ];
-    for (index, variant) in variants.iter().enumerate() {
+    for (index, Sample { variant, .. }) in rounds.iter().take(1).flatten().enumerate() {
         print!("{:12}", variant.name);
         for (width, digits, value) in columns {
             let ratios = rounds.iter().map(|round| value(&round[index]) / value(&round[0]));

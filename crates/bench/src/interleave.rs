@@ -1,22 +1,18 @@
 //! Interleaved load: several processes run side by side and receive load in turns of one second, so
 //! that interference on a shared machine affects all of them. Idle processes cost almost nothing.
 
-use std::thread;
-use std::time::{Duration, Instant};
-
 use anyhow::{Result, ensure};
 use testkit::Process;
 
 use crate::load::{LoadResult, load};
-use crate::process::{cpu_seconds, resident_mib, stop};
+use crate::process::{cpu_seconds, resident_mib, stop, wait_for_export};
 use crate::services::{FULL, MeasuredService, Variant};
-
-/// Maximum time until the last batch is exported.
-const EXPORT_TIMEOUT: Duration = Duration::from_secs(20);
+use crate::stats::median;
 
 /// Measurements of one process over all its turns.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sample {
+    pub(crate) variant: Variant,
     pub(crate) cpu_us: f64,
     pub(crate) per_second: f64,
     pub(crate) p50_ms: f64,
@@ -62,14 +58,20 @@ pub(crate) fn interleave(
 }
 
 impl Candidate {
-    /// Creates a candidate that is reached at the base URL `url`.
-    pub(crate) fn new(variant: Variant, process: Process, url: String) -> Self {
+    /// Creates a candidate whose process has logged its address.
+    pub(crate) fn new(variant: Variant, process: Process) -> Self {
+        let url = process.url();
+        Self::with_url(variant, process, url)
+    }
+
+    /// Creates a candidate whose process serves `url`.
+    pub(crate) fn with_url(variant: Variant, process: Process, url: String) -> Self {
         Self { variant, process, url, cpu_before: 0.0, results: Vec::new() }
     }
 
     fn load(&mut self, service: MeasuredService, connections: usize) -> Result<()> {
         let url = format!("{}{}", self.url, service.path);
-        self.results.push(load(service.protocol, &url, connections)?);
+        self.results.push(load(service.protocol, &url, connections, 1)?);
         Ok(())
     }
 
@@ -77,66 +79,23 @@ impl Candidate {
         let Self { variant, process, cpu_before, results, .. } = self;
         let requests: f64 = results.iter().map(|result| result.requests).sum();
         // The cost includes the export of the spans in the queue. Only the library counts them.
-        if variant.is_instrumented() {
+        if variant.is_instrumented {
             let exported = wait_for_export(&process)?;
             let is_complete = variant != FULL || exported >= requests;
             ensure!(is_complete, "{exported} spans exported for {requests} requests");
         }
         let median = |value: fn(&LoadResult) -> f64| median(results.iter().map(value));
         let sample = Sample {
+            variant,
             cpu_us: (cpu_seconds(&process)? - cpu_before) * 1e6 / requests,
             per_second: median(|result| result.per_second),
             p50_ms: median(|result| result.p50_ms),
             p99_ms: median(|result| result.p99_ms),
             resident_mib: resident_mib(&process),
         };
-        if variant.is_instrumented() {
+        if variant.is_instrumented {
             stop(&process)?;
         }
         Ok(sample)
-    }
-}
-
-/// Waits until every span is exported and returns the number of spans, from the `otel_sdk_*` counters.
-///
-/// # Errors
-/// Fails if a span was dropped or is not exported in time.
-pub(crate) fn wait_for_export(service: &Process) -> Result<f64> {
-    let deadline = Instant::now() + EXPORT_TIMEOUT;
-    loop {
-        let page = service.metrics();
-        let (started, exported) = (page.started_spans(), page.exported_spans());
-        if started == exported {
-            return Ok(exported);
-        }
-        ensure!(Instant::now() < deadline, "only {exported} of {started} spans were exported");
-        thread::sleep(Duration::from_millis(100));
-    }
-}
-
-/// Returns the median of `values`.
-pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
-    min_median_max(values).1
-}
-
-/// Formats the median, minimum and maximum of `values`.
-pub(crate) fn summary(values: impl IntoIterator<Item = f64>, digits: usize) -> String {
-    let (min, median, max) = min_median_max(values);
-    format!("{median:.digits$} [{min:.digits$}..{max:.digits$}]")
-}
-
-/// Returns the minimum, median and maximum of `values`.
-fn min_median_max(values: impl IntoIterator<Item = f64>) -> (f64, f64, f64) {
-    let mut values: Vec<f64> = values.into_iter().collect();
-    values.sort_by(f64::total_cmp);
-    let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
-    (at(0), at(values.len() / 2), at(values.len().saturating_sub(1)))
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn min_median_max_sorts_values() {
-        assert_eq!(super::min_median_max([3.0, 1.0, 2.0]), (1.0, 2.0, 3.0));
     }
 }

@@ -7,11 +7,11 @@ use std::net::SocketAddr;
 use anyhow::{Context as _, Result, ensure};
 use testkit::{Process, RealJaeger, http};
 
-use crate::args::Options;
-use crate::interleave::{median, summary, wait_for_export};
-use crate::load::wrk;
-use crate::process::{cpu_seconds, helper, resident_mib};
+use crate::args::LoadOptions;
+use crate::load::load;
+use crate::process::{cpu_seconds, helper, resident_mib, wait_for_export};
 use crate::services::{FULL, SERVICE_B};
+use crate::stats::{Sorted, median, summary};
 
 /// Traces that both keep, which is the default of the embedded Jaeger.
 const MAX_TRACES: u32 = 50_000;
@@ -34,7 +34,7 @@ struct Sample {
 }
 
 /// Measures and prints both. The variable `JAEGER` is the path of the real one.
-pub(crate) fn run(options: &Options) -> Result<()> {
+pub(crate) fn run(options: &LoadOptions) -> Result<()> {
     let program = env::var("JAEGER").context("JAEGER, which .ci/go-backend jaeger prints")?;
     let (mut embedded, mut real) = (Vec::new(), Vec::new());
     for number in 1..=options.rounds {
@@ -44,9 +44,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     println!("          CPU us/span        resident MiB       search: p50 ms  p99 ms");
     for (name, rounds) in [("embedded", &embedded), ("real", &real)] {
-        let mut searches: Vec<_> = rounds.iter().flat_map(|round| &round.search_ms).collect();
-        searches.sort_by(|a, b| a.total_cmp(b));
-        let [p50, p99] = [50, 99].map(|percent| searches[searches.len() * percent / 100]);
+        let searches: Sorted = rounds.iter().flat_map(|round| &round.search_ms).copied().collect();
+        let [p50, p99] = [0.5, 0.99].map(|share| searches.quantile(share));
         let cpu = summary(rounds.iter().map(|round| round.cpu_us), 1);
         let memory = summary(rounds.iter().map(|round| round.resident_mib), 0);
         println!("{name:8}  {cpu:17}  {memory:17}  {p50:14.1}  {p99:6.1}");
@@ -74,7 +73,7 @@ fn start_real(program: &str) -> Jaeger {
 }
 
 /// Fills the store of `jaeger` with the spans of service B, and searches it.
-fn measure(jaeger: &Jaeger, options: &Options) -> Result<Sample> {
+fn measure(jaeger: &Jaeger, options: &LoadOptions) -> Result<Sample> {
     let service_a = helper(&["baseline", "a"])?.serve();
     let service_b = FULL
         .configure(helper(&SERVICE_B.command(FULL))?, &format!("http://{}", jaeger.otlp_grpc))
@@ -82,7 +81,8 @@ fn measure(jaeger: &Jaeger, options: &Options) -> Result<Sample> {
         .serve();
     let cpu_before = cpu_seconds(&jaeger.process)?;
     // A single connection, so that no span is dropped.
-    wrk(&format!("{}{}", service_b.url(), SERVICE_B.path), 1, options.seconds)?;
+    let url = format!("{}{}", service_b.url(), SERVICE_B.path);
+    load(SERVICE_B.protocol, &url, 1, options.seconds)?;
     let spans = wait_for_export(&service_b)?;
     ensure!(spans > 2.0 * f64::from(MAX_TRACES), "{spans} spans do not fill the store");
     let cpu_us = (cpu_seconds(&jaeger.process)? - cpu_before) * 1e6 / spans;

@@ -18,7 +18,9 @@ mod load;
 mod peers;
 mod process;
 mod scaling;
+mod scrape;
 mod services;
+mod stats;
 mod trace_layer;
 
 use args::{Args, Command};

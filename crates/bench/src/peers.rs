@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use testkit::{ProcessBuilder, Stdout, wait_until};
 
 use crate::interleave::Candidate;
-use crate::services::{MeasuredService, Variant};
+use crate::services::{App, Variant};
 
 /// Programs that have been built.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ impl Peers {
         let executable = env::current_exe()?;
         let target = executable.ancestors().nth(2).context("target directory")?.join("peers");
         let status = Command::new("cargo")
-            .args(["build", "--release", "--locked", "--quiet", "--manifest-path"])
+            .args(["build", "--release", "--locked", "--manifest-path"])
             .arg(workspace.join("Cargo.toml"))
             .arg("--target-dir")
             .arg(&target)
@@ -31,20 +31,20 @@ impl Peers {
         Ok(Self(target.join("release")))
     }
 
-    /// Starts the peer `variant` of `service` and waits until it accepts connections.
+    /// Starts the program `variant` and waits until it accepts connections.
     pub(crate) fn start(
         &self,
         variant: Variant,
-        service: MeasuredService,
+        app: App,
         service_a_url: &str,
         endpoint: &str,
     ) -> Result<Candidate> {
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let builder = ProcessBuilder::new(self.0.join(variant.name))
-            .args([&service.app.name(), &address.port().to_string(), service_a_url])
+            .args([&app.name(), &address.port().to_string(), service_a_url])
             .stdout(Stdout::DiscardAfterFirstLine);
         let process = variant.configure(builder, endpoint).start();
         wait_until("the peer accepts connections", || TcpStream::connect(address).is_ok());
-        Ok(Candidate::new(variant, process, format!("http://{address}")))
+        Ok(Candidate::with_url(variant, process, format!("http://{address}")))
     }
 }

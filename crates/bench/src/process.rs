@@ -2,7 +2,8 @@
 
 use std::ffi::OsStr;
 use std::net::SocketAddr;
-use std::{env, fs};
+use std::time::{Duration, Instant};
+use std::{env, fs, thread};
 
 use anyhow::{Context as _, Result, ensure};
 use embedded_jaeger::JaegerConfig;
@@ -11,6 +12,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// Unit of the times in `/proc/PID/stat`, 100 on every Linux that Rust supports.
 const TICKS_PER_SECOND: f64 = 100.0;
+
+/// Maximum time until the last batch is exported.
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Returns a builder for a helper process. Keeping the millions of log lines that it writes under load
 /// would cost CPU time and memory beside the process under measurement.
@@ -55,6 +59,23 @@ pub(crate) fn cpu_seconds(process: &Process) -> Result<f64> {
 /// Returns the resident memory of `process` in MiB.
 pub(crate) fn resident_mib(process: &Process) -> f64 {
     process.resident_kib() as f64 / 1024.0
+}
+
+/// Waits until every span is exported and returns the number of spans, from the `otel_sdk_*` counters.
+///
+/// # Errors
+/// Fails if a span was dropped or is not exported in time.
+pub(crate) fn wait_for_export(service: &Process) -> Result<f64> {
+    let deadline = Instant::now() + EXPORT_TIMEOUT;
+    loop {
+        let page = service.metrics();
+        let (started, exported) = (page.started_spans(), page.exported_spans());
+        if started == exported {
+            return Ok(exported);
+        }
+        ensure!(Instant::now() < deadline, "only {exported} of {started} spans were exported");
+        thread::sleep(Duration::from_millis(100));
+    }
 }
 
 /// Stops `process` with SIGTERM and waits until it exits.

@@ -79,43 +79,32 @@ pub(crate) const SERVICES: [MeasuredService; 6] = [
 impl MeasuredService {
     /// Returns the arguments of the helper process of `variant`.
     pub(crate) fn command(self, variant: Variant) -> [String; 2] {
-        let command = match variant.program {
-            Program::Instrumented => "instrumented",
-            Program::TraceLayer => "trace-layer",
-            Program::Baseline | Program::Peer => "baseline",
+        let command = match variant {
+            TRACE_LAYER => "trace-layer",
+            Variant { is_instrumented: true, .. } => "instrumented",
+            _ => "baseline",
         };
         [command.to_owned(), self.app.name()]
     }
-}
-
-/// Program that serves a variant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Program {
-    /// The handlers without telemetry.
-    Baseline,
-    /// The handlers with the layer of [`crate::trace_layer`].
-    TraceLayer,
-    /// The handlers with the telemetry of the library.
-    Instrumented,
-    /// A program of the workspace of [`crate::peers`].
-    Peer,
 }
 
 /// Amount of telemetry in a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Variant {
     pub(crate) name: &'static str,
-    pub(crate) program: Program,
+    /// `true` if the process has the telemetry of the library, which counts its spans.
+    pub(crate) is_instrumented: bool,
     /// Environment variables that differ from [`FULL`].
     overrides: &'static [(&'static str, &'static str)],
 }
 
 /// The same handlers without telemetry.
 pub(crate) const BASELINE: Variant =
-    Variant { name: "baseline", program: Program::Baseline, overrides: &[] };
+    Variant { name: "baseline", is_instrumented: false, overrides: &[] };
+/// The same handlers with the layer of [`crate::trace_layer`].
+const TRACE_LAYER: Variant = Variant { name: "trace-layer", ..BASELINE };
 /// Every request is traced and exported.
-pub(crate) const FULL: Variant =
-    Variant { name: "full", program: Program::Instrumented, overrides: &[] };
+pub(crate) const FULL: Variant = Variant { name: "full", is_instrumented: true, overrides: &[] };
 /// One request in a hundred is traced and exported.
 pub(crate) const ONE_PERCENT: Variant = Variant {
     name: "one-percent",
@@ -126,15 +115,15 @@ pub(crate) const ONE_PERCENT: Variant = Variant {
     ..FULL
 };
 /// The peer without telemetry.
-pub(crate) const BARE: Variant = Variant { name: "bare", program: Program::Peer, overrides: &[] };
+pub(crate) const BARE: Variant = Variant { name: "bare", ..BASELINE };
 /// The peer with the telemetry of other crates, which logs and traces nothing by default.
 pub(crate) const TYPICAL: Variant =
-    Variant { name: "typical", overrides: &[("RUST_LOG", "info")], ..BARE };
+    Variant { name: "typical", overrides: &[("RUST_LOG", "info")], ..BASELINE };
 
 /// These variants and those that disable a part of the telemetry.
 pub(crate) const VARIANTS: [Variant; 8] = [
     BASELINE,
-    Variant { name: "trace-layer", program: Program::TraceLayer, overrides: &[] },
+    TRACE_LAYER,
     FULL,
     ONE_PERCENT,
     Variant { name: "no-log", overrides: &[("RUST_LOG", "info,access=off")], ..FULL },
@@ -144,11 +133,6 @@ pub(crate) const VARIANTS: [Variant; 8] = [
 ];
 
 impl Variant {
-    /// Returns `true` if the process has the telemetry of the library, which counts its spans.
-    pub(crate) fn is_instrumented(self) -> bool {
-        self.program == Program::Instrumented
-    }
-
     /// Adds the environment variables to `builder`.
     ///
     /// All settings are the defaults except for the queue size. The default of 2,048 spans would overflow
