@@ -22,8 +22,6 @@ const KEY: u8 = 1 << 3 | Wire::Length as u8;
 const VALUE: u8 = 2 << 3 | Wire::Length as u8;
 /// Tag of `AnyValue.string_value`.
 const STRING_VALUE: u8 = 1 << 3 | Wire::Length as u8;
-/// Tag of `AnyValue.int_value`.
-const INT_VALUE: u8 = 3 << 3 | Wire::Varint as u8;
 
 /// Encodes the resource, which is part of each request.
 pub(super) fn resource(resource: &Resource) -> Vec<u8> {
@@ -176,7 +174,7 @@ fn flags(buf: &mut Vec<u8>, field: u32, span: &SpanContext, is_remote: bool) {
 
 fn attributes<'a>(
     buf: &mut Vec<u8>,
-    field: u8,
+    field: u32,
     attributes: impl IntoIterator<Item = &'a KeyValue>,
 ) {
     for one in attributes {
@@ -184,61 +182,26 @@ fn attributes<'a>(
     }
 }
 
-/// Writes a `KeyValue`. A short one, as nearly all are, is assembled in an array, which costs half as much as
-/// messages whose lengths are inserted.
-fn attribute(buf: &mut Vec<u8>, field: u8, key: &str, value: &Value) {
-    if short_attribute(buf, field, key.as_bytes(), value).is_none() {
-        message(buf, field.into(), |buf| {
-            string(buf, 1, key);
-            message(buf, 2, |buf| any_value(buf, value));
-        });
+/// Writes a `KeyValue`. The length of a short text is known before it is written, which costs half as much
+/// as a message whose length is inserted. Nearly all attributes are such texts.
+fn attribute(buf: &mut Vec<u8>, field: u32, key: &str, value: &Value) {
+    if let Value::String(text) = value
+        && let (key, text) = (key.as_bytes(), text.as_str().as_bytes())
+        && !key.is_empty()
+        && let Ok(length @ ..0x80) = u8::try_from(key.len() + text.len() + 6)
+    {
+        let (key_length, text_length) = (key.len() as u8, text.len() as u8);
+        tag(buf, field, Wire::Length);
+        buf.extend_from_slice(&[length, KEY, key_length]);
+        buf.extend_from_slice(key);
+        buf.extend_from_slice(&[VALUE, text_length + 2, STRING_VALUE, text_length]);
+        buf.extend_from_slice(text);
+        return;
     }
-}
-
-/// Writes a `KeyValue` with a text or an integer. Returns `None` if it is longer than 127 bytes or has another
-/// type.
-fn short_attribute(buf: &mut Vec<u8>, field: u8, key: &[u8], value: &Value) -> Option<()> {
-    // Tag and length of a text, or tag and varint of an integer.
-    let mut head = [0; 11];
-    let (head_length, text) = match value {
-        Value::String(text) => {
-            head[..2].copy_from_slice(&[STRING_VALUE, u8::try_from(text.as_str().len()).ok()?]);
-            (2, text.as_str().as_bytes())
-        }
-        Value::I64(number) => {
-            head[0] = INT_VALUE;
-            let mut rest = number.cast_unsigned();
-            let mut length = 1;
-            while rest >= 0x80 {
-                head[length] = rest as u8 | 0x80;
-                rest >>= 7;
-                length += 1;
-            }
-            head[length] = rest as u8;
-            (length + 1, &[][..])
-        }
-        _ => return None,
-    };
-    let value_length = head_length + text.len();
-    let length @ ..0x80 = key.len() + value_length + 4 else { return None };
-    if key.is_empty() {
-        return None;
-    }
-    // Room for the tag, the length, and all of the head.
-    let mut encoded = [0; 2 + 0x80 + 11];
-    encoded[..4].copy_from_slice(&[
-        field << 3 | Wire::Length as u8,
-        length as u8,
-        KEY,
-        key.len() as u8,
-    ]);
-    let (at, end) = (4 + key.len(), length + 2);
-    encoded[4..at].copy_from_slice(key);
-    encoded[at..at + 2].copy_from_slice(&[VALUE, value_length as u8]);
-    encoded[at + 2..at + 13].copy_from_slice(&head);
-    encoded[end - text.len()..end].copy_from_slice(text);
-    buf.extend_from_slice(&encoded[..end]);
-    Some(())
+    message(buf, field, |buf| {
+        string(buf, 1, key);
+        message(buf, 2, |buf| any_value(buf, value));
+    });
 }
 
 /// Writes an `AnyValue`. The alternative that is set is written even if it is empty or zero.
