@@ -44,7 +44,7 @@ pub(super) fn render(families: &Families, format: Format) -> Vec<u8> {
         Format::OpenMetrics => true,
         Format::Protobuf => return protobuf::render(families),
     };
-    let mut page = Page { text: String::new(), is_openmetrics };
+    let mut page = Page::new(is_openmetrics);
     for (name, help, family) in families.iter() {
         page.metadata(name, help, family.kind);
         for (labels, series) in &family.series {
@@ -60,9 +60,29 @@ pub(super) fn render(families: &Families, format: Format) -> Vec<u8> {
 struct Page {
     text: String,
     is_openmetrics: bool,
+    /// Labels of the series that is written, which each of its samples has.
+    labels: String,
+    /// Bounds of the histogram that was written last, which nearly all share.
+    bounds: &'static [f64],
+    /// Text of each bound, and of `+Inf`.
+    bound_texts: Vec<String>,
 }
 
 impl Page {
+    fn new(is_openmetrics: bool) -> Self {
+        let (text, labels) = (String::new(), String::new());
+        let mut page = Self { text, is_openmetrics, labels, bounds: &[], bound_texts: Vec::new() };
+        page.set_bounds(&[]);
+        page
+    }
+
+    fn set_bounds(&mut self, bounds: &'static [f64]) {
+        let is_float = self.is_openmetrics;
+        let values = bounds.iter().copied().chain([f64::INFINITY]);
+        self.bound_texts = values.map(|value| Bound { value, is_float }.to_string()).collect();
+        self.bounds = bounds;
+    }
+
     fn metadata(&mut self, name: &str, help: Option<&str>, kind: Kind) {
         let is_openmetrics = self.is_openmetrics;
         let (suffix, kind) = match kind {
@@ -90,10 +110,15 @@ impl Page {
     }
 
     fn series(&mut self, name: &str, kind: Kind, labels: &Labels, series: &Series) {
+        self.labels.clear();
+        for label in labels.iter() {
+            write_label(&mut self.labels, label);
+        }
         match series {
             Series::Counter(counter) => {
-                self.sample(name, "_total", labels, None, counter.get(), counter.exemplar());
-                self.created(name, labels, counter.created);
+                self.sample(name, "_total", counter.get());
+                self.exemplar(counter.exemplar());
+                self.created(name, counter.created);
             }
             Series::Gauge(value) => {
                 let suffix = match kind {
@@ -101,85 +126,79 @@ impl Page {
                     Kind::Info => "_info",
                     _ => "",
                 };
-                let value = Float(f64::from_bits(value.load(Ordering::Acquire)));
-                self.sample(name, suffix, labels, None, value, None);
+                self.sample(name, suffix, Float(f64::from_bits(value.load(Ordering::Acquire))));
             }
-            Series::Histogram(histogram) => self.histogram(name, labels, histogram),
+            Series::Histogram(histogram) => self.histogram(name, histogram),
         }
     }
 
-    fn histogram(&mut self, name: &str, labels: &Labels, histogram: &Histogram) {
-        let bounds = histogram.bounds.iter().copied().chain([f64::INFINITY]);
+    fn histogram(&mut self, name: &str, histogram: &Histogram) {
+        if !std::ptr::eq(self.bounds, histogram.bounds) {
+            self.set_bounds(histogram.bounds);
+        }
+        let label_length = self.labels.len();
         let mut count = 0;
-        for (bucket, (bound, samples)) in bounds.zip(histogram.cumulative_counts()).enumerate() {
-            let le = Bound { value: bound, is_float: self.is_openmetrics };
-            let exemplar = histogram.exemplar(bucket);
-            self.sample(name, "_bucket", labels, Some(&le), samples, exemplar);
+        for (bucket, samples) in histogram.cumulative_counts().enumerate() {
+            let bound = self.bound_texts.get(bucket).map_or("", String::as_str);
+            self.labels.extend(["le=\"", bound, "\","]);
+            self.sample(name, "_bucket", samples);
+            self.labels.truncate(label_length);
+            self.exemplar(histogram.exemplar(bucket));
             count = samples;
         }
         // OpenMetrics has neither sum nor count if a sum can decrease.
         let has_sum = histogram.sum() >= 0.0 && histogram.bounds.first() >= Some(&0.0);
         if has_sum || !self.is_openmetrics {
-            self.sample(name, "_sum", labels, None, Float(histogram.sum()), None);
-            self.sample(name, "_count", labels, None, count, None);
+            self.sample(name, "_sum", Float(histogram.sum()));
+            self.sample(name, "_count", count);
         }
-        self.created(name, labels, histogram.created);
+        self.created(name, histogram.created);
     }
 
-    fn created(&mut self, name: &str, labels: &Labels, time: SystemTime) {
+    fn created(&mut self, name: &str, time: SystemTime) {
         if self.is_openmetrics {
-            self.sample(name, "_created", labels, None, Timestamp(time), None);
+            self.sample(name, "_created", Timestamp(time));
         }
     }
 
-    fn sample(
-        &mut self,
-        name: &str,
-        suffix: &str,
-        labels: &Labels,
-        le: Option<&Bound>,
-        value: impl Display,
-        exemplar: Option<Exemplar>,
-    ) {
-        let text = &mut self.text;
-        text.extend([name, suffix]);
-        let mut separator = '{';
-        for label in labels.iter() {
-            text.push(separator);
-            write_label(text, label);
-            separator = ',';
+    fn sample(&mut self, name: &str, suffix: &str, value: impl Display) {
+        self.text.extend([name, suffix]);
+        if let Some(labels) = self.labels.strip_suffix(',') {
+            self.text.extend(["{", labels, "}"]);
         }
         // Writing to a `String` never fails.
-        if let Some(le) = le {
-            let _ = write!(text, "{separator}le=\"{le}\"");
-            separator = ',';
-        }
-        if separator == ',' {
-            text.push('}');
-        }
-        let _ = write!(text, " {value}");
+        let _ = writeln!(self.text, " {value}");
+    }
+
+    /// Adds the exemplar to the sample that was written last.
+    fn exemplar(&mut self, exemplar: Option<Exemplar>) {
         if let Some(exemplar) = exemplar.filter(|_| self.is_openmetrics) {
-            let _ = write!(text, " # {exemplar}");
+            self.text.pop();
+            let _ = writeln!(self.text, " # {exemplar}");
         }
-        text.push('\n');
     }
 }
 
+/// Writes a label with a comma after it.
 fn write_label(text: &mut String, label: &Label) {
     text.extend([label.key(), "=\""]);
     escape(text, label.value(), true);
-    text.push('"');
+    text.push_str("\",");
 }
 
 fn escape(text: &mut String, value: &str, escapes_quotes: bool) {
-    for c in value.chars() {
-        match c {
-            '\n' => text.push_str("\\n"),
-            '\\' => text.push_str("\\\\"),
-            '"' if escapes_quotes => text.push_str("\\\""),
-            c => text.push(c),
-        }
+    let is_escaped = |c| matches!(c, '\n' | '\\') || (c == '"' && escapes_quotes);
+    let mut rest = value;
+    while let Some((before, c)) = rest.find(is_escaped).map(|at| rest.split_at(at)) {
+        text.push_str(before);
+        text.push_str(match c.as_bytes() {
+            [b'\n', ..] => "\\n",
+            [b'"', ..] => "\\\"",
+            _ => "\\\\",
+        });
+        rest = &c[1..];
     }
+    text.push_str(rest);
 }
 
 struct Float(f64);
