@@ -45,12 +45,11 @@ impl TelemetryMiddleware {
         let metrics = telemetry.metrics.client(request.url());
         metrics.active(method).increment(1);
         let started = Instant::now();
-        let span = Context::map_current(|caller| {
-            let span = self.start_span(caller, request, method, &metrics, resend);
-            let own = span.as_ref().map(Span::span_context);
-            telemetry.propagation.inject(own, caller, request.headers_mut());
-            span
-        });
+        // A copy, because a propagator of the service may enter another context.
+        let caller = Context::current();
+        let span = self.start_span(&caller, request, method, &metrics, resend);
+        let own = span.as_ref().map(Span::span_context);
+        telemetry.propagation.inject(own, &caller, request.headers_mut());
         CallGuard {
             telemetry: self.telemetry.clone(),
             metrics,
