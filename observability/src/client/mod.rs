@@ -48,6 +48,9 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 
 impl Telemetry {
     /// Creates a builder of clients whose calls are traced and measured.
+    ///
+    /// A call is one request. The clients follow no redirect, and do not repeat a request that an HTTP/2 server
+    /// refuses, as reqwest does by default if its feature `http2` is enabled.
     pub fn client(&self) -> ClientBuilder {
         ClientBuilder::new(self.clone())
     }
