@@ -48,9 +48,7 @@ impl TelemetryMiddleware {
         // A copy, because a propagator of the service may enter another context.
         let caller = Context::current();
         let span = self.start_span(&caller, request, method, &metrics, resend);
-        let own = span.as_ref().map(Span::span_context);
-        telemetry.propagation.inject(own, &caller, request.headers_mut());
-        CallGuard {
+        let guard = CallGuard {
             telemetry: self.telemetry.clone(),
             metrics,
             started,
@@ -59,7 +57,11 @@ impl TelemetryMiddleware {
             status: None,
             admission,
             is_finished: false,
-        }
+        };
+        // The guard records the end of the call even if a propagator panics.
+        let own = guard.span.as_ref().map(Span::span_context);
+        telemetry.propagation.inject(own, &caller, request.headers_mut());
+        guard
     }
 
     /// Starts the span of a call, which is not the current one because the layers below create no spans.
