@@ -3,7 +3,6 @@
 use http::StatusCode;
 use metrics::Label;
 use opentelemetry::KeyValue;
-use opentelemetry::trace::SpanRef;
 
 use super::label;
 use crate::error::ErrorKind;
@@ -18,11 +17,6 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    /// Sets the attributes of the outcome on a span.
-    pub(crate) fn set_attributes(&self, span: &SpanRef<'_>) {
-        span.set_attributes(self.attributes());
-    }
-
     /// Returns status code and error type as attributes, by the semantic conventions for HTTP spans. A
     /// cancellation and a gRPC status that the client causes are not errors of the span.
     pub(crate) fn attributes(&self) -> impl Iterator<Item = KeyValue> {

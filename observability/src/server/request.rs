@@ -239,7 +239,7 @@ impl RequestGuard {
         for field in self.fields.iter().flat_map(RequestFields::as_slice) {
             span.set_attribute(field.clone());
         }
-        outcome.set_attributes(&span);
+        span.set_attributes(outcome.attributes());
         if let Some(status) = self.grpc_status {
             span.set_attribute(KeyValue::new("rpc.response.status_code", status.name()));
             let is_known = route.template != UNMATCHED_ROUTE;
