@@ -2,9 +2,9 @@
 //!
 //! A block `console` has commands, each behind `$ ` and followed by the lines that it prints. `…` stands for
 //! any text within a line, and a line `…` for any number of lines. `cargo run` without ` -- `, and the last word
-//! `jaeger` or `service-b`, start a program that runs until Ctrl-C. A block `text` has lines that the lab prints, in any order. A command that reads
-//! `/metrics` or Jaeger is repeated until it prints what the page says, because telemetry arrives after the
-//! response.
+//! `jaeger` or `service-b`, start a program that runs until Ctrl-C. A block `text` has lines that the lab prints, in any
+//! order. A command that reads `/metrics` or Jaeger is repeated until it prints what the page says, because
+//! telemetry arrives after the response.
 
 #![cfg(unix)]
 #![allow(
@@ -14,6 +14,7 @@
     reason = "a failed assumption fails the test"
 )]
 
+use std::cmp::Reverse;
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -171,13 +172,18 @@ impl Terminals {
 
     /// Replaces the addresses of this run with those of a page.
     fn on_page(&self, line: &str) -> String {
-        let mut line = line.trim_end_matches('\r').to_owned();
-        for ((address, _), actual) in ADDRESSES.iter().zip(self.addresses) {
-            let (ip, port) = address.split_once(':').unwrap();
-            line = line.replace(&actual.ip().to_string(), ip);
-            line = line.replace(&actual.port().to_string(), port);
-        }
-        line
+        let mut replacements: Vec<_> = ADDRESSES
+            .iter()
+            .zip(self.addresses)
+            .flat_map(|((address, _), actual)| {
+                let (ip, port) = address.split_once(':').unwrap();
+                [(actual.ip().to_string(), ip), (actual.port().to_string(), port)]
+            })
+            .collect();
+        // An address may start with another one, as 127.0.0.23 does with 127.0.0.2.
+        replacements.sort_by_key(|(actual, _)| Reverse(actual.len()));
+        let line = line.trim_end_matches('\r').to_owned();
+        replacements.iter().fold(line, |line, (actual, on_page)| line.replace(actual, on_page))
     }
 }
 
@@ -278,6 +284,20 @@ fn check_exercise(exercise: &str, is_runnable: bool) {
         terminals.run(solution);
         terminals.stop();
     }
+}
+
+#[test]
+fn longer_address_is_replaced_first() {
+    if !has_tools(&["bash"]) {
+        return;
+    }
+    let mut terminals = Terminals::open();
+    terminals.addresses[0] = "127.0.0.2:50001".parse().unwrap();
+    terminals.addresses[6] = "127.0.0.23:50002".parse().unwrap();
+    assert_eq!(
+        terminals.on_page("127.0.0.23:50002 127.0.0.2:50001"),
+        "127.0.0.1:4371 127.0.0.1:8080"
+    );
 }
 
 #[test]
