@@ -39,11 +39,13 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 /// Returns the folder into which cargo unpacked the package that contains Jaeger UI.
 ///
-/// `cargo metadata` downloads the package if necessary, because cargo does not download a package
-/// that no target uses. After `cargo fetch` or `cargo vendor` it needs no network.
+/// `cargo metadata` downloads the package if necessary. It would download the packages of all platforms
+/// without `--filter-platform`. After `cargo vendor`, or `cargo fetch` without a target, it needs no network.
 fn package_folder() -> Result<PathBuf, Box<dyn Error>> {
     let output = Command::new(std::env::var("CARGO")?)
         .args(["metadata", "--format-version=1", "--locked"])
+        .args(["--filter-platform", &std::env::var("TARGET")?])
+        .env("CARGO_ENCODED_RUSTFLAGS", "--cfg=jaeger_ui")
         .output()?;
     if !output.status.success() {
         let error = String::from_utf8_lossy(&output.stderr);

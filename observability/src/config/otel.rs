@@ -3,8 +3,7 @@
 //! Source: OpenTelemetry specification, "Environment Variable Specification" and "OpenTelemetry
 //! Protocol Exporter". As specified, an unknown or malformed value causes a warning and the default
 //! applies. Two values are errors because no span could ever be exported: an endpoint that is not a URL,
-//! and a certificate file without usable certificates. The exporters read
-//! `OTEL_EXPORTER_OTLP_HEADERS` themselves.
+//! and a certificate file without usable certificates.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -16,7 +15,6 @@ use opentelemetry::KeyValue;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::resource::TelemetryResourceDetector;
 use opentelemetry_sdk::trace::Sampler;
-use uuid::Uuid;
 
 use super::env_reader::EnvReader;
 use super::pairs::parse_pairs;
@@ -167,12 +165,13 @@ impl OtelConfig {
         let attributes =
             self.resource_attributes.iter().map(|(key, value)| (key.clone(), value.clone()));
         let name = self.service_name.iter().map(|name| ("service.name".to_owned(), name.clone()));
+        let random_uuid = uuid::Builder::from_random_bytes(rand::random()).into_uuid();
         Resource::builder_empty()
             .with_detector(Box::new(TelemetryResourceDetector))
             .with_service_name(service.name)
             .with_attributes([
                 KeyValue::new("service.version", service.version),
-                KeyValue::new("service.instance.id", Uuid::new_v4().to_string()),
+                KeyValue::new("service.instance.id", random_uuid.to_string()),
                 KeyValue::new("process.pid", i64::from(std::process::id())),
             ])
             .with_attributes(attributes.chain(name).map(|(key, value)| KeyValue::new(key, value)))
