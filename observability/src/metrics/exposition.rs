@@ -47,7 +47,7 @@ pub(super) fn render(families: &Families, format: Format) -> Vec<u8> {
     let mut page = Page::new(is_openmetrics);
     for (name, help, family) in families.iter() {
         page.metadata(name, help, family.kind);
-        for (labels, series) in &family.series {
+        for (labels, series) in family.iter() {
             page.series(name, family.kind, labels, series);
         }
     }

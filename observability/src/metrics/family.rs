@@ -5,12 +5,16 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
+use std::thread;
 
 use metrics::{Key, Label};
 use metrics_exporter_prometheus::formatting::{sanitize_label_key, sanitize_metric_name};
 
 use super::names::{DEFAULT_BUCKETS, DURATION_BUCKETS};
 use super::series::Series;
+
+/// Number of series that are written before other threads may run, in about 0.1 ms.
+const SERIES_PER_TURN: usize = 16;
 
 /// Value of the labels of the series that takes what exceeds the limit of a family.
 pub(super) const OVERFLOW: &str = "_OTHER";
@@ -109,7 +113,7 @@ fn label_name(raw: &str, kind: Kind) -> String {
 #[derive(Debug)]
 pub(super) struct Family {
     pub(super) kind: Kind,
-    pub(super) series: BTreeMap<Labels, Series>,
+    series: BTreeMap<Labels, Series>,
     overflow: Option<Labels>,
     /// Name under which the family was registered first.
     raw_name: String,
@@ -118,6 +122,17 @@ pub(super) struct Family {
 }
 
 impl Family {
+    /// Returns the series with their labels. The iterator lets other threads run now and then: writing
+    /// thousands of series takes milliseconds, for which requests would wait on a machine with few cores.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Labels, &Series)> {
+        self.series.iter().enumerate().map(|(n, series)| {
+            if n % SERIES_PER_TURN == SERIES_PER_TURN - 1 {
+                thread::yield_now();
+            }
+            series
+        })
+    }
+
     /// Returns `true` if a different name of the metric or of a label has the same valid form.
     fn merges(&mut self, key: &Key) -> bool {
         let (kind, mut merges) = (self.kind, key.name() != self.raw_name);

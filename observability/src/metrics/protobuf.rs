@@ -136,7 +136,6 @@ pub(super) fn render(families: &Families) -> Vec<u8> {
             help: help.map(str::to_owned),
             kind: Some(kind.into()),
             metric: family
-                .series
                 .iter()
                 .map(|(labels, series)| metric(family.kind, labels, series))
                 .collect(),
