@@ -22,8 +22,8 @@ type Lookup<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
 /// Parses a command line and the environment into the settings of a program that is not a service.
 ///
-/// A flag takes precedence over its variable. An empty value counts as unset. Subcommands are not
-/// supported.
+/// A flag takes precedence over its variable. An empty value counts as unset. Each argument needs a long
+/// flag. Subcommands and flags that count are not supported.
 ///
 /// # Errors
 /// [`Error::Finished`] for `--help` and `--version`, [`Error::Usage`] for an unknown flag, and

@@ -1,7 +1,6 @@
 //! Readiness checks: named, asynchronous and bounded in time.
 
 use std::collections::BTreeMap;
-use std::error::Error;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,10 +8,10 @@ use std::time::Duration;
 use parking_lot::RwLock;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tower::BoxError;
 
 use crate::error::error_chain;
 
-pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
 pub(crate) type CheckFuture = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;
 
 /// Readiness checks of a service.
@@ -36,7 +35,7 @@ impl ReadinessChecks {
         self.0.write().push(ReadinessCheck { name, limit, start: Arc::new(start) });
     }
 
-    /// Runs all checks at once. Returns the reason of each that fails.
+    /// Runs all checks at once. Returns the result of each, with the reason of a failure.
     pub(crate) async fn run(&self) -> BTreeMap<&'static str, Result<(), String>> {
         let checks = self.0.read().clone();
         let panicked = |check: &ReadinessCheck| (check.name, Err("panicked".to_owned()));

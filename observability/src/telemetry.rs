@@ -11,6 +11,7 @@ use opentelemetry::trace::SpanContext;
 use opentelemetry::trace::noop::NoopTracerProvider;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider};
+use tower::BoxError;
 use tracing::{Level, Subscriber};
 use tracing_log::{AsLog, LogTracer};
 use tracing_subscriber::Layer;
@@ -22,7 +23,7 @@ use crate::logs::{Logger, NonBlockingWriter, unbuffered_stdout};
 use crate::metrics::Metrics;
 use crate::readiness::ReadinessChecks;
 use crate::traces::propagation::{BoxPropagator, Propagation};
-use crate::traces::{self, BoxError, Traces};
+use crate::traces::{self, Traces};
 
 /// Maximum share of the shutdown that is reserved for writing the last log lines.
 const MAX_LOG_FLUSH: Duration = Duration::from_millis(500);
@@ -267,12 +268,14 @@ impl Telemetry {
         self.0.metrics.set_bounds(name, bounds);
     }
 
-    /// Returns `true` if `/readyz` responds 200.
+    /// Returns `false` while the service drains, and after [`set_ready(false)`](Self::set_ready). Readiness
+    /// checks have no effect.
     pub fn is_ready(&self) -> bool {
         self.0.ready.load(Ordering::Relaxed)
     }
 
-    /// Sets whether `/readyz` responds 200 or 503.
+    /// Sets whether the service accepts requests. If not, `/readyz` responds 503, and responses over HTTP/1.1
+    /// close their connection.
     pub fn set_ready(&self, ready: bool) {
         self.0.ready.store(ready, Ordering::Relaxed);
     }
@@ -288,7 +291,7 @@ impl Telemetry {
     ///
     /// Spans that cannot be exported are counted, and the last log lines say how many.
     pub fn shutdown(&self, timeout: Duration) {
-        let deadline = Instant::now() + timeout;
+        let started = Instant::now();
         if let Some(processor) = &self.0.traces.processor {
             let log_reserve = (timeout / 4).min(MAX_LOG_FLUSH);
             processor.stop(timeout - log_reserve);
@@ -298,7 +301,7 @@ impl Telemetry {
             }
         }
         tracing::info!(target: "observability", "stopped");
-        self.0.logger.writer().flush(deadline.saturating_duration_since(Instant::now()));
+        self.0.logger.writer().flush(timeout.saturating_sub(started.elapsed()));
     }
 }
 

@@ -9,9 +9,10 @@
 )]
 
 use std::net::TcpListener;
+use std::thread;
 
 use testkit::otlp::{Behavior, OtlpCollector, Protocol};
-use testkit::{FakeServer, ProcessBuilder, Reply};
+use testkit::{FakeServer, ProcessBuilder, Reply, ReservedPort};
 
 fn current_thread() -> ProcessBuilder {
     ProcessBuilder::example("current_thread").env("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "8")
@@ -37,6 +38,42 @@ fn exports_on_current_thread_runtime() {
         assert_eq!(service.stop().code, Some(0));
         assert_eq!(collector.spans().len(), 21, "{protocol:?}");
     }
+}
+
+/// A flush ends when the backend has accepted the spans, or fails.
+#[test]
+fn flush_waits_for_backend() {
+    let port = ReservedPort::bind();
+    let service = || {
+        current_thread()
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", port.url())
+            .env("OTEL_BSP_SCHEDULE_DELAY", "600000")
+    };
+    let failing = service().env("OTEL_BSP_EXPORT_TIMEOUT", "100").serve();
+    assert_eq!(failing.get("/hello").status, 200);
+    assert_eq!(failing.get("/flush").status, 504);
+    drop(failing);
+
+    let service = service().serve();
+    assert_eq!(service.get("/hello").status, 200);
+    let collector = thread::scope(|scope| {
+        let flush = scope.spawn(|| service.get("/flush").status);
+        service.wait_for_message("span export failed, retrying");
+        let collector = OtlpCollector::start_on(port.listen());
+        assert_eq!(flush.join().unwrap(), 200);
+        collector
+    });
+    assert_eq!(collector.spans().len(), 1);
+}
+
+/// `Duration::MAX` is no limit.
+#[test]
+fn shutdown_without_limit_exports_spans() {
+    let collector = OtlpCollector::start();
+    let service = current_thread().envs(collector.variables(Protocol::Grpc)).serve();
+    assert_eq!(service.get("/hello").status, 200);
+    assert_eq!(service.get("/stop").status, 200);
+    assert_eq!(collector.spans().len(), 1);
 }
 
 #[test]

@@ -9,6 +9,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -24,7 +25,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
 use opentelemetry_proto::tonic::trace::v1::ResourceSpans;
-use testkit::{FakeServer, Reply};
+use testkit::{FakeServer, Reply, ReservedPort};
 use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Status};
 use tower::{Layer, Service, service_fn};
@@ -87,19 +88,21 @@ async fn grpc_status_is_outcome() {
     }
 }
 
-/// A method that the server does not have is not a label.
+/// A method that the server does not have, or that it rejects before it looks it up, is not a label.
 #[tokio::test]
 async fn unknown_grpc_method_is_unmatched() {
-    let test = TestTelemetry::start();
-    let unimplemented = service_fn(async |_: Request<Body>| {
-        let response = Response::builder().header("grpc-status", "12");
-        Ok::<_, Infallible>(response.body(Full::<Bytes>::default()).unwrap())
-    });
-    let request = Request::post("/made.up/Name").header("content-type", "application/grpc");
-    let response = test.layer().layer(unimplemented).call(request.body(Body::empty()).unwrap());
-    response.await.unwrap();
-    assert_eq!(test.sample(COUNT, &[("http_route", "unmatched")]), 1.0);
-    assert_eq!(test.span("grpc").attributes["rpc.method"], "_OTHER");
+    for code in ["7", "8", "12", "16"] {
+        let test = TestTelemetry::start();
+        let rejecting = service_fn(async |_: Request<Body>| {
+            let response = Response::builder().header("grpc-status", code);
+            Ok::<_, Infallible>(response.body(Full::<Bytes>::default()).unwrap())
+        });
+        let request = Request::post("/made.up/Name").header("content-type", "application/grpc");
+        let response = test.layer().layer(rejecting).call(request.body(Body::empty()).unwrap());
+        response.await.unwrap();
+        assert_eq!(test.sample(COUNT, &[("http_route", "unmatched")]), 1.0, "{code}");
+        assert_eq!(test.span("grpc").attributes["rpc.method"], "_OTHER", "{code}");
+    }
 }
 
 /// Any tower service with any body can be measured. An error of the service stays one.
@@ -116,6 +119,8 @@ async fn tower_service_is_measured() {
     let result = service.call(Request::new("fail".to_owned())).await;
     assert_eq!(result.err().unwrap().to_string(), "no response");
     assert_eq!(test.sample(COUNT, &[("http_response_status_code", "200")]), 1.0);
+    assert_eq!(test.sample(COUNT, &[("error_type", "other")]), 1.0);
+    assert!(test.spans().iter().any(|span| span.error.as_deref() == Some("service failed")));
     assert_eq!(test.sample("http_server_active_requests", &[]), 0.0);
 }
 
@@ -162,4 +167,14 @@ async fn own_client_is_measured() {
     assert_eq!(test.sample("http_client_request_duration_seconds_count", &[]), 1.0);
     let sent = server.wait_for_request(1).headers["traceparent"].clone();
     assert_eq!(sent[36..52], test.span("GET").span_id);
+}
+
+/// `Duration::MAX` is no limit.
+#[tokio::test]
+async fn call_without_limit_is_retried() {
+    let port = ReservedPort::bind();
+    let test = TestTelemetry::start();
+    let client = test.client().timeout(Duration::MAX).max_connect_retries(1).build().unwrap();
+    assert!(client.get(port.url()).send().await.is_err());
+    assert_eq!(test.sample("http_client_request_retries_total", &[]), 1.0);
 }

@@ -22,7 +22,7 @@ pub(super) struct CircuitBreaker(Arc<Shared>);
 struct Shared {
     max_failures: u32,
     state: Mutex<State>,
-    /// 1 while the breaker is open.
+    /// 1 while the breaker is open or half-open.
     gauge: Gauge,
 }
 
@@ -46,7 +46,6 @@ impl CircuitBreaker {
             State::Closed { .. } => {}
             State::Open { until, duration } if Instant::now() >= until => {
                 *state = State::HalfOpen { duration };
-                self.0.gauge.set(0.0);
             }
             State::Open { .. } | State::HalfOpen { .. } => {
                 drop(state);
@@ -100,6 +99,7 @@ impl Admission {
                     breaker.open(&mut state, (duration * 2).min(MAX_OPEN_DURATION));
                 } else {
                     *state = State::Closed { failures: 0 };
+                    breaker.0.gauge.set(0.0);
                 }
             }
             // A call that was admitted before the breaker opened does not change it.
@@ -123,6 +123,8 @@ impl Drop for Admission {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use http::StatusCode;
 
     use super::*;
@@ -171,6 +173,21 @@ mod tests {
         for _ in 0..3 {
             assert!(breaker.try_acquire().is_ok());
         }
+    }
+
+    /// A half-open breaker rejects calls as well.
+    #[tokio::test(start_paused = true)]
+    async fn gauge_is_reset_by_successful_probe() {
+        let value = Arc::new(AtomicU64::new(0));
+        let breaker = CircuitBreaker::new(1, Gauge::from_arc(Arc::clone(&value)));
+        let is_open = || f64::from_bits(value.load(Ordering::Relaxed)) == 1.0;
+        record(&breaker, Some(ErrorKind::Timeout));
+        tokio::time::advance(MIN_OPEN_DURATION).await;
+        drop(breaker.try_acquire().unwrap());
+        let probe = breaker.try_acquire().unwrap();
+        assert!(is_open());
+        probe.record(None);
+        assert!(!is_open());
     }
 
     #[tokio::test(start_paused = true)]

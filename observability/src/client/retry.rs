@@ -50,8 +50,8 @@ impl Middleware for ConnectRetry {
         extensions: &mut Extensions,
         next: Next<'_>,
     ) -> reqwest_middleware::Result<Response> {
-        let deadline =
-            request.timeout().copied().or(self.timeout).map(|limit| Instant::now() + limit);
+        let limit = request.timeout().copied().or(self.timeout);
+        let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
         self.budget.deposit();
         let mut request = request;
         let mut retry = 0;
@@ -75,7 +75,7 @@ impl Middleware for ConnectRetry {
                     first_error.get_or_insert(error);
                     sleep(RETRY_DELAY).await;
                     request = retry_request;
-                    *request.timeout_mut() = deadline.map(|end| end - Instant::now());
+                    *request.timeout_mut() = deadline.map(|end| end - Instant::now()).or(limit);
                 }
                 // The error that opened the breaker says more than the rejection.
                 _ if kind == ErrorKind::CircuitOpen => return Err(first_error.unwrap_or(error)),

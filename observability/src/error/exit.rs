@@ -1,10 +1,11 @@
 //! Errors that end a service's process, and the exit code of each.
 
 use std::borrow::Cow;
-use std::error::Error as StdError;
 use std::fmt;
 use std::io::{self, Write};
 use std::process::{self, ExitCode};
+
+use tower::BoxError;
 
 use super::error_chain;
 
@@ -44,7 +45,7 @@ pub enum Error {
         /// Name of the part.
         component: &'static str,
         /// Cause of the failure.
-        source: Box<dyn StdError + Send + Sync>,
+        source: BoxError,
     },
     /// The process already has a `tracing` subscriber, because [`init`](crate::init) was called twice or
     /// the program installs one itself.
@@ -69,12 +70,12 @@ pub enum Error {
     TelemetryCheck(String),
     /// Any other failure.
     #[error(transparent)]
-    Other(Box<dyn StdError + Send + Sync>),
+    Other(BoxError),
 }
 
 impl Error {
     /// Creates a failure with exit code 1.
-    pub fn other(error: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+    pub fn other(error: impl Into<BoxError>) -> Self {
         Self::Other(error.into())
     }
 
@@ -105,10 +106,7 @@ impl Error {
         };
     }
 
-    pub(crate) fn telemetry(
-        component: &'static str,
-        source: impl Into<Box<dyn StdError + Send + Sync>>,
-    ) -> Self {
+    pub(crate) fn telemetry(component: &'static str, source: impl Into<BoxError>) -> Self {
         Self::Telemetry { component, source: source.into() }
     }
 }

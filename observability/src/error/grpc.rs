@@ -7,8 +7,6 @@ use http::HeaderMap;
 pub struct GrpcStatus(u8);
 
 impl GrpcStatus {
-    pub(crate) const UNIMPLEMENTED: Self = Self(12);
-
     /// Names in the order of the codes. Source: gRPC, "Status codes and their use in gRPC".
     const NAMES: [&str; 17] = [
         "OK",
@@ -39,6 +37,12 @@ impl GrpcStatus {
     /// Returns the name of the status, such as `UNAVAILABLE`.
     pub fn name(self) -> &'static str {
         Self::NAMES[usize::from(self.0)]
+    }
+
+    /// Returns `true` for the codes with which services reject a call before they look its method up:
+    /// PERMISSION_DENIED, RESOURCE_EXHAUSTED, UNIMPLEMENTED and UNAUTHENTICATED.
+    pub(crate) fn is_rejection(self) -> bool {
+        matches!(self.0, 7 | 8 | 12 | 16)
     }
 
     pub(crate) fn is_ok(self) -> bool {

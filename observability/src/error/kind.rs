@@ -167,6 +167,9 @@ impl ErrorKind {
         if let Some(error) = error.downcast_ref::<hyper::Error>() {
             return Self::from_hyper(error);
         }
+        if let Some(error) = error.downcast_ref::<h2::Error>() {
+            return Self::from_h2(error);
+        }
         error.downcast_ref::<io::Error>().and_then(Self::from_io)
     }
 
@@ -178,6 +181,11 @@ impl ErrorKind {
         } else {
             None
         }
+    }
+
+    fn from_h2(error: &h2::Error) -> Option<Self> {
+        let is_reset = error.is_reset() || error.is_go_away();
+        error.get_io().and_then(Self::from_io).or(is_reset.then_some(Self::Reset))
     }
 
     fn from_io(error: &io::Error) -> Option<Self> {
@@ -251,6 +259,27 @@ mod tests {
             assert_eq!(ErrorKind::from_chain(&error), Some(kind));
         }
         assert_eq!(ErrorKind::from_chain(&Outer(fmt::Error)), None);
+    }
+
+    /// Failures of HTTP/2 have no source. hyper wraps them.
+    #[tokio::test]
+    async fn reset_stream_is_classified() {
+        let (client, server) = tokio::io::duplex(1024);
+        let server = async {
+            let mut connection = h2::server::handshake(server).await.unwrap();
+            let (_, mut respond) = connection.accept().await.unwrap().unwrap();
+            respond.send_reset(h2::Reason::INTERNAL_ERROR);
+            while connection.accept().await.is_some() {}
+        };
+        let client = async {
+            let (mut requests, connection) = h2::client::handshake(client).await.unwrap();
+            let request = http::Request::get("http://a.test/").body(()).unwrap();
+            let (response, _) = requests.send_request(request, true).unwrap();
+            drop(requests);
+            tokio::join!(response, connection).0.unwrap_err()
+        };
+        let error = tokio::join!(server, client).1;
+        assert_eq!(ErrorKind::from_chain(&Outer(error)), Some(ErrorKind::Reset));
     }
 
     #[cfg(unix)]

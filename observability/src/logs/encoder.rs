@@ -265,8 +265,11 @@ pub(super) fn write_timestamp(buf: &mut Vec<u8>) {
     if second != now.as_secs() {
         second = now.as_secs();
         let time = SystemTime::UNIX_EPOCH + Duration::from_secs(second);
+        let mut full = [0; 24];
         // Fails after the year 9999. The last text then stays.
-        let _ = write!(&mut text[..], "{}", humantime::format_rfc3339_millis(time));
+        if write!(&mut full[..], "{}", humantime::format_rfc3339_millis(time)).is_ok() {
+            text.copy_from_slice(&full[..20]);
+        }
         LAST.set((second, text));
     }
     buf.extend_from_slice(&text);

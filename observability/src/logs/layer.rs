@@ -19,7 +19,7 @@ use super::Logger;
 use super::encoder::{Key, LineEncoder, SpanFields, key};
 use crate::error::error_chain;
 
-/// Target of the spans of requests and calls. Their fields are not repeated on the lines of events.
+/// Target of the spans of requests. Their fields are not repeated on the lines of events.
 const HTTP_SPAN_TARGET: &str = "observability";
 
 /// Layer that writes a line for each event, with the fields of its spans and the ids of the current one.

@@ -97,16 +97,19 @@ impl NonBlockingWriter {
     /// Waits at most `timeout` until all queued lines are written, and less if stdout blocks. Returns
     /// `true` if they are written.
     pub(crate) fn flush(&self, timeout: Duration) -> bool {
-        let deadline = Instant::now() + timeout;
+        let deadline = Instant::now().checked_add(timeout);
         let mut state = self.state.lock();
         while !state.buffer.is_empty() || state.is_writing {
             state.is_flushing = true;
             self.work.notify_one();
             let written_bytes = self.written_bytes.load(Ordering::Relaxed);
-            let stalled = deadline.min(Instant::now() + STALL_TIMEOUT);
+            let stalled = Instant::now() + STALL_TIMEOUT;
+            let stalled = deadline.map_or(stalled, |deadline| deadline.min(stalled));
             let is_late = self.idle.wait_until(&mut state, stalled).timed_out();
             let is_stalled = written_bytes == self.written_bytes.load(Ordering::Relaxed);
-            if is_late && (is_stalled || Instant::now() >= deadline) {
+            if is_late
+                && (is_stalled || deadline.is_some_and(|deadline| Instant::now() >= deadline))
+            {
                 return false;
             }
         }

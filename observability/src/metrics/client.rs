@@ -118,7 +118,9 @@ impl ClientMetrics {
         self.registry.counter(CLIENT_RETRIES, self.labels.to_vec()).increment(1);
     }
 
+    /// Returns the gauge of a circuit breaker. The counter of rejected calls is 0 from now on.
     pub(crate) fn circuit_breaker_open(&self) -> Gauge {
+        self.error_counter(ErrorKind::CircuitOpen);
         self.registry.gauge(CLIENT_CIRCUIT_OPEN, self.labels.to_vec())
     }
 

@@ -34,6 +34,7 @@ use std::sync::{Arc, OnceLock};
 use metrics::{Counter, Gauge, Label, Recorder, SharedString};
 use parking_lot::RwLock;
 
+use crate::error::GrpcStatus;
 use crate::http::{KnownMethod, UrlScheme};
 
 use client::ServerAddressRef;
@@ -184,6 +185,25 @@ impl Metrics {
         route
     }
 
+    /// Returns the metrics of a gRPC method. Clients make up the names of methods, so that a call which the
+    /// service rejected does not add one, and the number of methods is bounded.
+    pub(crate) fn grpc_route(&self, path: &str, status: GrpcStatus) -> &'static ServerMetrics {
+        let routes = self.routes.read();
+        if let Some(route) = routes.get(path) {
+            return route;
+        }
+        let is_full = routes.len() >= self.registry.limit() / SERIES_PER_PEER;
+        drop(routes);
+        if status.is_rejection() {
+            return self.route(UNMATCHED_ROUTE);
+        }
+        if is_full {
+            self.registry.report(SERVER_ERRORS, Problem::SeriesLimit);
+            return self.route(UNMATCHED_ROUTE);
+        }
+        self.route(path)
+    }
+
     /// Returns the metrics of calls to one server.
     pub(crate) fn client(&self, url: &reqwest::Url) -> Arc<ClientMetrics> {
         let server = ServerAddressRef::from_url(url);
@@ -200,7 +220,7 @@ impl Metrics {
             return client;
         }
         let servers = clients.values().map(Vec::len).sum::<usize>();
-        if servers >= (self.registry.limit() / SERIES_PER_SERVER).max(1) {
+        if servers >= (self.registry.limit() / SERIES_PER_PEER).max(1) {
             drop(clients);
             self.registry.report(CLIENT_ERRORS, Problem::SeriesLimit);
             return Arc::new(ClientMetrics::overflow(self.registry.clone(), server));
@@ -211,8 +231,9 @@ impl Metrics {
     }
 }
 
-/// Share of the series limit that a called server takes: its error kinds and some status codes.
-const SERIES_PER_SERVER: usize = 16;
+/// Share of the series limit that a called server or a gRPC method takes: its error kinds and some status
+/// codes.
+const SERIES_PER_PEER: usize = 16;
 
 fn label(name: &'static str, value: impl Into<SharedString>) -> Label {
     Label::new(name, value)

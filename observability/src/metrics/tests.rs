@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use http::{Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use opentelemetry::trace::SpanContext;
 
 use super::*;
@@ -55,8 +55,9 @@ fn error_counters_start_at_zero() {
             r#"http_client_request_errors_total{{error_type="{kind}",server_address="127.0.0.1",server_port="8080"}} {n}"#
         )
     };
+    let _breaker = server.circuit_breaker_open();
     let page = render(&metrics, Format::Text);
-    for kind in ErrorKind::ALL_NAMED {
+    for kind in ErrorKind::ALL_NAMED.into_iter().chain([ErrorKind::CircuitOpen]) {
         assert!(page.contains(&line(kind.as_str(), 0)), "{kind} in {page}");
     }
     server.record(
@@ -164,6 +165,21 @@ fn servers_over_limit_are_other() {
         assert!(page.lines().any(|l| l == line), "no {line}");
     }
     assert!(page.len() < 1_000_000, "{} bytes", page.len());
+}
+
+#[test]
+fn grpc_methods_over_limit_are_unmatched() {
+    let metrics = metrics();
+    let ok = GrpcStatus::from_headers(&HeaderMap::from_iter([(
+        HeaderName::from_static("grpc-status"),
+        HeaderValue::from_static("0"),
+    )]));
+    let routes = (0..3000).map(|n| metrics.grpc_route(&format!("/test.Service/{n}"), ok.unwrap()));
+    let unmatched = routes.filter(|route| route.template == UNMATCHED_ROUTE).count();
+    assert_eq!(unmatched, 2875);
+    assert_eq!(metrics.grpc_route("/test.Service/0", ok.unwrap()).template, "/test.Service/0");
+    let rejected = r#"metrics_rejected_total{error_type="series_limit"} 2875"#;
+    assert!(render(&metrics, Format::Text).lines().any(|line| line == rejected));
 }
 
 #[test]

@@ -41,7 +41,7 @@ const MAX_HEADER_BYTES: u32 = 64 * 1024;
 /// Maximum number of requests in flight on an HTTP/2 connection.
 const MAX_STREAMS: u32 = 100;
 
-/// Maximum number of open connections. Further ones wait in the listener's queue.
+/// Maximum number of open connections of a listener. Further ones wait in the listener's queue.
 const MAX_CONNECTIONS: usize = 8192;
 
 /// Settings of the connections of one server. A clone shares their state.

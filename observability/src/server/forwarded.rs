@@ -55,6 +55,9 @@ impl<'a> Origin<'a> {
     /// Returns host and port. The port defaults to that of the scheme.
     pub(super) fn server(&self, scheme: UrlScheme) -> Option<(&'a str, u16)> {
         let authority = self.authority?;
+        // The user information of a URL may contain a password.
+        let at = authority.bytes().rposition(|byte| byte == b'@');
+        let authority = at.map_or(authority, |at| &authority[at + 1..]);
         // Searches bytes, which costs a fifth of the search for a `char`.
         let colon = authority.bytes().rposition(|byte| byte == b':');
         let (host, port) = match colon.map(|at| (&authority[..at], &authority[at + 1..])) {
@@ -85,7 +88,7 @@ impl<'a> Origin<'a> {
             }
         }
         let last = |name| list_from_end(headers, name).next();
-        self.scheme = last(X_FORWARDED_PROTO).and_then(UrlScheme::parse);
+        self.scheme = last(X_FORWARDED_PROTO).and_then(UrlScheme::parse).or(self.scheme);
         self.authority = last(X_FORWARDED_HOST).or(self.authority);
     }
 
@@ -164,6 +167,21 @@ mod tests {
     }
 
     #[test]
+    fn credentials_are_not_recorded() {
+        let request = Request::get("http://alice:secret@a.test:81/").body(()).unwrap();
+        let origin = Origin::new(&request, &[]);
+        assert_eq!(origin.server(UrlScheme::Http), Some(("a.test", 81)));
+    }
+
+    #[test]
+    fn scheme_of_listener_is_kept() {
+        let mut request = request("10.0.0.1:1", &[("x-forwarded-for", "1.1.1.1")]);
+        request.extensions_mut().insert(UrlScheme::Https);
+        let trusted = TRUSTED.map(|network| network.parse().unwrap());
+        assert_eq!(Origin::new(&request, &trusted).scheme, Some(UrlScheme::Https));
+    }
+
+    #[test]
     fn headers_of_trusted_proxy_apply() {
         for (headers, client, scheme, server) in [
             (&[("x-forwarded-for", "1.1.1.1")][..], "1.1.1.1", "http", ""),
@@ -193,6 +211,7 @@ mod tests {
                 "http",
                 "::1 8080",
             ),
+            (&[("x-forwarded-host", "alice:secret@a.test")], "10.0.0.1", "http", "a.test 80"),
             (
                 &[(
                     "forwarded",

@@ -11,7 +11,7 @@ use http::{Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{Either, Full};
 use pin_project_lite::pin_project;
-use tower::{Layer, Service};
+use tower::{BoxError, Layer, Service};
 use tower_http::classify::{ServerErrorsAsFailures, SharedClassifier};
 use tower_http::trace::{Trace, TraceLayer};
 
@@ -19,6 +19,7 @@ use super::current::is_measured_by;
 use super::request::{RequestGuard, announced_length, overload_response, panic_response};
 use super::route::RouteState;
 use super::span::MakeServerSpan;
+use crate::error::ErrorKind;
 use crate::http::{InstrumentedBody, UrlScheme};
 use crate::telemetry::Telemetry;
 
@@ -104,7 +105,7 @@ type ResponseBody<B> = InstrumentedBody<Either<B, Full<Bytes>>, Box<RequestGuard
 impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for MeasuredService<S>
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>>,
-    ResBody: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+    ResBody: Body<Data = Bytes, Error: Into<BoxError>>,
 {
     type Response = Response<ResponseBody<ResBody>>;
     type Error = S::Error;
@@ -154,7 +155,7 @@ pin_project! {
 impl<F, B, E> Future for ResponseFuture<F>
 where
     F: Future<Output = Result<Response<B>, E>>,
-    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+    B: Body<Data = Bytes, Error: Into<BoxError>>,
 {
     type Output = Result<Response<ResponseBody<B>>, E>;
 
@@ -177,7 +178,10 @@ where
                 match polled {
                     Ok(Poll::Pending) => return Poll::Pending,
                     Ok(Poll::Ready(Ok(response))) => response.map(Either::Left),
-                    Ok(Poll::Ready(Err(error))) => return Poll::Ready(Err(error)),
+                    Ok(Poll::Ready(Err(error))) => {
+                        guard.finish(Some((ErrorKind::Other, "service failed".to_owned())));
+                        return Poll::Ready(Err(error));
+                    }
                     Err(_) => panic_response().map(Either::Right),
                 }
             }

@@ -7,8 +7,8 @@ use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use serde_json::{Map, Value, json};
+use tower::BoxError;
 
-use crate::readiness::BoxError;
 use crate::telemetry::Telemetry;
 
 impl Telemetry {

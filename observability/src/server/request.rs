@@ -212,14 +212,11 @@ impl RequestGuard {
         });
     }
 
-    /// Returns the route to record. That of a gRPC call is its method, unless the server does not
-    /// implement it: the client makes up the names of such methods.
+    /// Returns the route to record. That of a gRPC call is its method.
     fn final_route(&self) -> &'static ServerMetrics {
         match (&self.path, self.grpc_status) {
             (Some(path), Some(status)) if self.is_grpc => {
-                let is_known = status != GrpcStatus::UNIMPLEMENTED;
-                let template = if is_known { path.path() } else { UNMATCHED_ROUTE };
-                self.state.telemetry.0.metrics.route(template)
+                self.state.telemetry.0.metrics.grpc_route(path.path(), status)
             }
             _ => self.route,
         }
@@ -289,11 +286,15 @@ impl Drop for RequestGuard {
         if self.is_finished {
             return;
         }
-        // A response that announces no end ends when the client leaves.
-        self.finish((!self.is_long_lived).then(|| {
-            let details = "client disconnected before the response completed".to_owned();
-            (ErrorKind::Canceled, details)
-        }));
+        let (kind, details) = if std::thread::panicking() {
+            (ErrorKind::Other, "handler panicked")
+        } else if self.is_long_lived {
+            // A response that announces no end ends when the client leaves.
+            return self.finish(None);
+        } else {
+            (ErrorKind::Canceled, "client disconnected before the response completed")
+        };
+        self.finish(Some((kind, details.to_owned())));
     }
 }
 

@@ -29,3 +29,17 @@ pub(super) fn resolve_end(span: &mut SpanData) {
     }
     span.end_time = span.end_time.max(span.start_time);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::traces::test_span;
+
+    #[test]
+    fn clock_set_back_ends_at_start() {
+        let mut span = test_span();
+        span.end_time = span.start_time - Duration::from_secs(1);
+        resolve_end(&mut span);
+        assert_eq!(span.end_time, span.start_time);
+    }
+}

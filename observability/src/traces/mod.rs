@@ -24,7 +24,6 @@ mod queue;
 mod sampler;
 mod worker;
 
-use std::error::Error;
 use std::time::Duration;
 
 use opentelemetry::InstrumentationScope;
@@ -32,6 +31,7 @@ use opentelemetry::trace::noop::NoopTracer;
 use opentelemetry::trace::{Tracer, TracerProvider as _};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, TracerProviderBuilder};
+use tower::BoxError;
 use tracing::{Level, Metadata, Subscriber};
 use tracing_opentelemetry::OpenTelemetryLayer;
 use tracing_subscriber::filter::{LevelFilter, Targets, filter_fn};
@@ -53,8 +53,6 @@ use sampler::CountingSampler;
 
 /// Version of the semantic conventions that names and attributes follow.
 const SCHEMA_URL: &str = "https://opentelemetry.io/schemas/1.44.0";
-
-pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
 
 /// Tracer provider, and the processor that exports its spans if an endpoint is configured.
 pub(crate) struct Traces {

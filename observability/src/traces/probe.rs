@@ -9,8 +9,8 @@ use opentelemetry::trace::{
 };
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator, SpanData, SpanEvents, SpanLinks};
+use tower::BoxError;
 
-use super::BoxError;
 use super::otlp::{Exporter, SendError, SpanTransport, rejected_spans};
 use crate::config::OtlpConfig;
 

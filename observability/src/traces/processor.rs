@@ -70,9 +70,9 @@ impl BatchSpanProcessor {
     /// as dropped. Returns `true` if all were exported or counted in time. Blocks the calling thread.
     pub(crate) fn stop(&self, limit: Duration) -> bool {
         self.queue.close();
-        self.deadline.send_replace(Some(Instant::now() + limit));
+        self.deadline.send_replace(Instant::now().checked_add(limit));
         // The worker responds at the deadline. The margin is for a machine under load.
-        self.request(Command::Stop, limit + Duration::from_secs(1))
+        self.request(Command::Stop, limit.saturating_add(Duration::from_secs(1)))
     }
 
     /// Returns the number of spans dropped so far, for any reason.

@@ -94,6 +94,8 @@ impl Worker {
         let queue = Arc::clone(&self.queue);
         let schedule_delay = queue.config.schedule_delay;
         let mut next_export = Instant::now() + schedule_delay;
+        // Flushes that wait until the backend has accepted all spans.
+        let mut flushes = Vec::<std_mpsc::SyncSender<()>>::new();
         loop {
             tokio::select! {
                 // Under load only full batches are exported. The rest waits for more spans or the schedule.
@@ -103,8 +105,10 @@ impl Worker {
                 () = sleep_until(self.retry_at.unwrap_or(next_export)) => self.drain(false).await,
                 command = commands.recv() => match command {
                     Some(Command::Flush(done)) => {
-                        self.drain(false).await;
-                        let _ = done.send(());
+                        flushes.push(done);
+                        if self.retry_at.is_none() {
+                            self.drain(false).await;
+                        }
                     }
                     Some(Command::Stop(done)) => {
                         self.drain(false).await;
@@ -113,6 +117,12 @@ impl Worker {
                     }
                     None => return,
                 },
+            }
+            if self.retry_at.is_none() {
+                for done in flushes.drain(..) {
+                    // Nobody receives it if the time limit of the flush has passed.
+                    let _ = done.send(());
+                }
             }
             next_export = Instant::now() + schedule_delay;
             self.warn_if_queue_was_full();
@@ -164,10 +174,13 @@ impl Worker {
 
     /// Drops what is left when the service stops.
     fn drop_rest(&mut self) {
-        while let Some(operation) = self.next_operation(false) {
+        if let Some(operation) = self.operation.take() {
             let spans = operation.parts.iter().map(Vec::len).sum::<usize>();
             self.queue.failed(spans as u64, ExportFailure::Shutdown);
             self.durations.record(operation.start.elapsed(), Some(ExportFailure::Shutdown));
+        }
+        while let Some(batch) = self.queue.dequeue(false) {
+            self.queue.failed(batch.len() as u64, ExportFailure::Shutdown);
         }
     }
 

@@ -26,14 +26,13 @@ const STRING_VALUE: u8 = 1 << 3 | Wire::Length as u8;
 /// Encodes the resource, which is part of each request.
 pub(super) fn resource(resource: &Resource) -> Vec<u8> {
     let mut buf = Vec::new();
-    let buf = &mut buf;
-    message(buf, 1, |buf| {
+    message(&mut buf, 1, |buf| {
         for (key, value) in resource {
             attribute(buf, 1, key.as_str(), value);
         }
     });
-    string(buf, 3, resource.schema_url().unwrap_or_default());
-    std::mem::take(buf)
+    string(&mut buf, 3, resource.schema_url().unwrap_or_default());
+    buf
 }
 
 /// Encodes an `ExportTraceServiceRequest`. `resource` is the result of [`resource`].
@@ -119,8 +118,7 @@ fn span(buf: &mut Vec<u8>, span: &SpanData) {
     };
     number(buf, 6, kind);
     time(buf, 7, span.start_time);
-    // The clock may have been set back in the meantime.
-    time(buf, 8, span.end_time.max(span.start_time));
+    time(buf, 8, span.end_time);
     attributes(buf, 9, &span.attributes);
     number(buf, 10, span.dropped_attributes_count.into());
     for one in &span.events.events {

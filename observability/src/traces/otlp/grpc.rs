@@ -20,6 +20,7 @@ use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Extensions, Request, Status};
 use tonic_types::StatusExt;
+use tower::BoxError;
 
 use super::{SendError, SpanTransport, encode, first_line};
 use crate::config::OtlpConfig;
@@ -40,7 +41,7 @@ impl GrpcExporter {
         otlp: &OtlpConfig,
         timeout: Duration,
         resource: &Resource,
-    ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+    ) -> Result<Self, BoxError> {
         let endpoint = Endpoint::from_shared(otlp.endpoint.clone())?
             .user_agent(concat!("observability/", env!("CARGO_PKG_VERSION")))?
             .timeout(timeout)

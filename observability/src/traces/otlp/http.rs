@@ -19,6 +19,7 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SpanData, SpanExporter};
 use parking_lot::Mutex;
 use prost::Message;
+use tower::BoxError;
 
 use super::{SendError, SpanTransport, first_line};
 use crate::config::OtlpConfig;
@@ -40,7 +41,7 @@ impl HttpExporter {
         otlp: &OtlpConfig,
         timeout: Duration,
         resource: &Resource,
-    ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+    ) -> Result<Self, BoxError> {
         // A followed redirect would become a GET without the spans, and its 200 would count as an export.
         // Like gRPC and the calls of a client, it uses no proxy of the environment.
         let client =

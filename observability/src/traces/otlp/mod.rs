@@ -10,8 +10,8 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTracePartialSuccess;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::SpanData;
 use tokio::runtime::Runtime;
+use tower::BoxError;
 
-use super::BoxError;
 use crate::config::{OtlpConfig, Protocol};
 use crate::http::truncate;
 use grpc::GrpcExporter;
