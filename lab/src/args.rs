@@ -42,9 +42,10 @@ the lab starts no Jaeger. `lab jaeger` starts the embedded Jaeger alone.
 scenarios` tests A and B in eight suites; see `lab scenarios --help`.
 
 The services read their other settings from the environment (cargo run -p service-b -- --help):
-  SERVICE_A_TIMEOUT_MS, SERVICE_A_CONNECT_RETRIES, SERVICE_A_BREAKER_FAILURES,
-  ALLOWED_HOSTS, MAX_CONCURRENT_REQUESTS, IDLE_TIMEOUT_MS, SHUTDOWN_TIMEOUT_MS, DRAIN_DELAY_MS,
-  METRICS_SERIES_LIMIT, METRICS_NATIVE_HISTOGRAMS, LOG_FORMAT, RUST_LOG, OTEL_*";
+  SERVICE_A_TIMEOUT_MS, SERVICE_A_CONNECT_RETRIES, SERVICE_A_BREAKER_FAILURES, FAULTS_ENABLED,
+  MAX_CONCURRENT_REQUESTS, IDLE_TIMEOUT_MS, SHUTDOWN_TIMEOUT_MS, DRAIN_DELAY_MS, LONG_LIVED_TYPES,
+  ALLOWED_HOSTS, TRUSTED_PROXIES, PUBLIC_ENDPOINT, RECORD_URL_QUERY, METRICS_SERIES_LIMIT,
+  METRICS_NATIVE_HISTOGRAMS, LOG_FORMAT, LOG_PATH, RUST_LOG, OTEL_*";
 
 impl Args {
     /// Parses a command line and the environment.
@@ -89,7 +90,7 @@ pub(crate) fn parse_time<const MAX_HOURS: u64>(text: &str) -> Result<Duration, S
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use clap::{Arg, Args as _, Command, CommandFactory};
 
     use super::*;
 
@@ -116,6 +117,21 @@ mod tests {
         for arg in addresses {
             let default = arg.get_default_values()[0].to_str().unwrap();
             assert!(help.contains(arg.get_long().unwrap()) && help.contains(default), "{help}");
+        }
+    }
+
+    #[test]
+    fn help_lists_settings_of_services() {
+        // The lab sets these itself.
+        const SET_BY_LAB: [&str; 3] = ["LISTEN_ADDR", "ADMIN_ADDR", "SERVICE_A_URL"];
+        let services = [
+            service_a::Args::augment_args(Command::new("service-a")),
+            service_b::Args::augment_args(Command::new("service-b")),
+        ];
+        for name in services.iter().flat_map(Command::get_arguments).filter_map(Arg::get_env) {
+            let name = name.to_str().unwrap();
+            let is_listed = AFTER_HELP.split([',', ' ', '\n']).any(|word| word == name);
+            assert_ne!(is_listed, SET_BY_LAB.contains(&name), "{name}");
         }
     }
 }

@@ -5,6 +5,10 @@ use std::time::Duration;
 use observability::Error;
 use reqwest::{Client, ClientBuilder, Url};
 
+/// Idle timeout of pooled connections. Shorter than the default of the services' `IDLE_TIMEOUT_MS`, so
+/// that a reused connection is not one that the server is about to close.
+const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(4);
+
 /// Builds the client of [`client_builder`].
 pub(crate) fn build_client(timeout: Duration) -> Result<Client, Error> {
     Ok(client_builder(timeout).build()?)
@@ -16,9 +20,7 @@ pub(crate) fn client_builder(timeout: Duration) -> ClientBuilder {
         .timeout(timeout)
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
-        // Shorter than the 30 s of the services, so that a reused connection is not one that the server
-        // is about to close.
-        .pool_idle_timeout(Duration::from_secs(20))
+        .pool_idle_timeout(POOL_IDLE_TIMEOUT)
         .user_agent(concat!("lab/", env!("CARGO_PKG_VERSION")))
 }
 

@@ -10,6 +10,8 @@ use std::time::{Duration, SystemTime};
 
 use reqwest::header::ACCEPT;
 
+use crate::http::client_builder;
+
 /// Maximum age of a trace.
 const MAX_AGE: Duration = Duration::from_secs(5 * 60);
 
@@ -33,7 +35,7 @@ impl fmt::Display for NotableTrace {
 
 /// Reads the notable traces of the service at `address`.
 pub(crate) async fn fetch(address: SocketAddr) -> reqwest::Result<Vec<NotableTrace>> {
-    let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(2)).build()?;
+    let client = client_builder(Duration::from_secs(2)).build()?;
     let request = client
         .get(format!("http://{address}/metrics"))
         .header(ACCEPT, "application/openmetrics-text");

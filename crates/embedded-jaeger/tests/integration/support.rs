@@ -1,4 +1,4 @@
-//! Spans for the tests, the benchmark and the example.
+//! Spans for the tests and the example.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
