@@ -1,20 +1,16 @@
 //! Admin routes: `/metrics` and the probes. They have no spans, metrics and log lines.
 
-use std::convert::Infallible;
 use std::io::{self, Write};
 use std::thread;
 
-use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{
-    ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, VARY,
+    ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, VARY,
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use bytes::Bytes;
-use futures_util::stream;
 use serde_json::{Value, json};
 
 use super::readiness::ready;
@@ -22,7 +18,7 @@ use crate::http::Weight;
 use crate::metrics::Format;
 use crate::telemetry::Telemetry;
 
-/// Bytes of a page that are compressed or sent before other threads and tasks may run.
+/// Bytes of a page that are compressed before other threads may run.
 const CHUNK_LENGTH: usize = 64 * 1024;
 
 impl Telemetry {
@@ -57,10 +53,8 @@ async fn metrics(State(telemetry): State<Telemetry>, headers: HeaderMap) -> Resp
     let Ok(Ok(page)) = page.await else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
-    let length = HeaderValue::from(page.len());
-    let mut response = Response::new(yielding_body(page.into()));
+    let mut response = page.into_response();
     let headers = response.headers_mut();
-    headers.insert(CONTENT_LENGTH, length);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(VARY, HeaderValue::from_static("accept, accept-encoding"));
@@ -109,16 +103,6 @@ fn negotiate_gzip(headers: &HeaderMap) -> Option<bool> {
 /// Returns the weight of a name in all headers of a kind, which form one list (RFC 9110, section 5.3).
 fn weight(headers: &HeaderMap, header: HeaderName, name: &str) -> Weight {
     Weight::of(name, headers.get_all(header).iter().filter_map(|value| value.to_str().ok()))
-}
-
-/// Returns a body that lets the other tasks of its thread run before each chunk. Sending a page of
-/// megabytes at once would delay them.
-fn yielding_body(page: Bytes) -> Body {
-    Body::from_stream(stream::unfold(page, |mut page| async {
-        tokio::task::yield_now().await;
-        let chunk = page.split_to(page.len().min(CHUNK_LENGTH));
-        (!chunk.is_empty()).then_some((Ok::<_, Infallible>(chunk), page))
-    }))
 }
 
 fn compress(page: &[u8]) -> io::Result<Vec<u8>> {
