@@ -120,7 +120,7 @@ impl Worker {
             }
             if self.retry_at.is_none() {
                 for done in flushes.drain(..) {
-                    // Nobody receives it if the time limit of the flush has passed.
+                    // Fails if the time limit of the flush has passed.
                     let _ = done.send(());
                 }
             }
