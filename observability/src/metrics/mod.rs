@@ -29,6 +29,7 @@ mod server;
 mod span;
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use metrics::{Counter, Gauge, Label, Recorder, SharedString};
@@ -66,6 +67,8 @@ pub(crate) struct Metrics {
     process: ProcessMetrics,
     runtime: RuntimeMetrics,
     routes: RwLock<HashMap<&'static str, &'static ServerMetrics>>,
+    /// Number of gRPC methods that were to be added to `routes`.
+    grpc_methods: AtomicUsize,
     server_active: [PerMethod<Gauge>; UrlScheme::COUNT],
     rejected: [Counter; Rejection::COUNT],
     clients: RwLock<BTreeMap<Box<str>, Vec<Arc<ClientMetrics>>>>,
@@ -98,6 +101,7 @@ impl Metrics {
             process: ProcessMetrics::new(&registry),
             runtime: RuntimeMetrics::new(&registry),
             routes: RwLock::default(),
+            grpc_methods: AtomicUsize::new(0),
             server_active: Default::default(),
             rejected: Rejection::ALL.map(|reason| {
                 registry.counter(SERVER_REJECTED, vec![label("error_type", reason.as_str())])
@@ -188,16 +192,13 @@ impl Metrics {
     /// Returns the metrics of a gRPC method. Clients make up the names of methods, so that a call which the
     /// service rejected does not add one, and the number of methods is bounded.
     pub(crate) fn grpc_route(&self, path: &str, status: GrpcStatus) -> &'static ServerMetrics {
-        let routes = self.routes.read();
-        if let Some(route) = routes.get(path) {
+        if let Some(route) = self.routes.read().get(path) {
             return route;
         }
-        let is_full = routes.len() >= self.registry.limit() / SERIES_PER_PEER;
-        drop(routes);
         if status.is_rejection() {
             return self.route(UNMATCHED_ROUTE);
         }
-        if is_full {
+        if self.grpc_methods.fetch_add(1, Ordering::Relaxed) >= self.max_peers() {
             self.registry.report(SERVER_ERRORS, Problem::SeriesLimit);
             return self.route(UNMATCHED_ROUTE);
         }
@@ -220,7 +221,7 @@ impl Metrics {
             return client;
         }
         let servers = clients.values().map(Vec::len).sum::<usize>();
-        if servers >= (self.registry.limit() / SERIES_PER_PEER).max(1) {
+        if servers >= self.max_peers() {
             drop(clients);
             self.registry.report(CLIENT_ERRORS, Problem::SeriesLimit);
             return Arc::new(ClientMetrics::overflow(self.registry.clone(), server));
@@ -228,6 +229,11 @@ impl Metrics {
         let client = Arc::new(ClientMetrics::new(self.registry.clone(), server));
         clients.entry(server.address.into()).or_default().push(Arc::clone(&client));
         client
+    }
+
+    /// Returns the maximum number of called servers, and of gRPC methods.
+    fn max_peers(&self) -> usize {
+        (self.registry.limit() / SERIES_PER_PEER).max(1)
     }
 }
 
