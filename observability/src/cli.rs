@@ -115,11 +115,11 @@ const CHECK_TELEMETRY: &str = "check-telemetry";
 const OTEL_HELP: &str = "\
 Traces are exported if OTEL_EXPORTER_OTLP_ENDPOINT is set. These variables are read as OpenTelemetry specifies them:
   OTEL_EXPORTER_OTLP_ENDPOINT, _PROTOCOL (grpc, http/protobuf), _HEADERS, _TIMEOUT, _COMPRESSION,
-  in a build with TLS _CERTIFICATE, and the same names with OTEL_EXPORTER_OTLP_TRACES
+  in a build with TLS _CERTIFICATE, and the same names after OTEL_EXPORTER_OTLP_TRACES
   OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, OTEL_SDK_DISABLED, OTEL_TRACES_EXPORTER (otlp, none)
   OTEL_TRACES_SAMPLER, OTEL_TRACES_SAMPLER_ARG, OTEL_PROPAGATORS
   OTEL_BSP_SCHEDULE_DELAY, _MAX_QUEUE_SIZE, _MAX_EXPORT_BATCH_SIZE, _EXPORT_TIMEOUT
-  OTEL_ATTRIBUTE_…_LIMIT, OTEL_SPAN_…_LIMIT, OTEL_EVENT_…_LIMIT, OTEL_LINK_…_LIMIT
+  OTEL_ATTRIBUTE_*_LIMIT, OTEL_SPAN_*_LIMIT, OTEL_EVENT_*_LIMIT, OTEL_LINK_*_LIMIT
   OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS";
 
 /// Parses in two passes. The first accepts any bytes as a value; the second parses each value by itself,

@@ -8,7 +8,9 @@
 )]
 
 use std::convert::Infallible;
+use std::future::Ready;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use axum::Router;
@@ -122,6 +124,19 @@ async fn tower_service_is_measured() {
     assert_eq!(test.sample(COUNT, &[("error_type", "other")]), 1.0);
     assert!(test.spans().iter().any(|span| span.error.as_deref() == Some("service failed")));
     assert_eq!(test.sample("http_server_active_requests", &[]), 0.0);
+}
+
+/// A service may panic before it returns its future.
+#[tokio::test]
+async fn panic_in_call_is_recorded() {
+    let test = TestTelemetry::start();
+    let service = service_fn(|_: Request<String>| -> Ready<io::Result<Response<Full<Bytes>>>> {
+        panic!("no future")
+    });
+    let mut service = test.layer().layer(service);
+    let call = AssertUnwindSafe(|| drop(service.call(Request::new(String::new()))));
+    assert!(catch_unwind(call).is_err());
+    assert_eq!(test.span("GET").error.as_deref(), Some("handler panicked"));
 }
 
 /// The inner one of two layers does nothing, and a log line says so.

@@ -102,7 +102,7 @@ pub(crate) struct BatchConfig {
     pub(crate) max_export_batch_size: usize,
     /// Maximum time that a span waits for its batch to fill; `OTEL_BSP_SCHEDULE_DELAY`, milliseconds.
     pub(crate) schedule_delay: Duration,
-    /// Maximum duration of one export; the smaller of `OTEL_BSP_EXPORT_TIMEOUT` and
+    /// Maximum duration of one attempt, and of a flush; the smaller of `OTEL_BSP_EXPORT_TIMEOUT` and
     /// `OTEL_EXPORTER_OTLP_TIMEOUT`, milliseconds.
     pub(crate) export_timeout: Duration,
 }

@@ -97,19 +97,16 @@ impl NonBlockingWriter {
     /// Waits at most `timeout` until all queued lines are written, and less if stdout blocks. Returns
     /// `true` if they are written.
     pub(crate) fn flush(&self, timeout: Duration) -> bool {
-        let deadline = Instant::now().checked_add(timeout);
+        let started = Instant::now();
         let mut state = self.state.lock();
         while !state.buffer.is_empty() || state.is_writing {
             state.is_flushing = true;
             self.work.notify_one();
             let written_bytes = self.written_bytes.load(Ordering::Relaxed);
-            let stalled = Instant::now() + STALL_TIMEOUT;
-            let stalled = deadline.map_or(stalled, |deadline| deadline.min(stalled));
-            let is_late = self.idle.wait_until(&mut state, stalled).timed_out();
+            let rest = timeout.saturating_sub(started.elapsed());
+            let is_late = self.idle.wait_for(&mut state, rest.min(STALL_TIMEOUT)).timed_out();
             let is_stalled = written_bytes == self.written_bytes.load(Ordering::Relaxed);
-            if is_late
-                && (is_stalled || deadline.is_some_and(|deadline| Instant::now() >= deadline))
-            {
+            if is_late && (is_stalled || started.elapsed() >= timeout) {
                 return false;
             }
         }

@@ -173,15 +173,16 @@ fn grpc_methods_over_limit_are_unmatched() {
     let ok = GrpcStatus::from_headers(&HeaderMap::from_iter([(
         HeaderName::from_static("grpc-status"),
         HeaderValue::from_static("0"),
-    )]));
+    )]))
+    .unwrap();
     // Other routes do not count.
     for n in 0..20 {
         metrics.route(&format!("/{n}"));
     }
-    let routes = (0..3000).map(|n| metrics.grpc_route(&format!("/test.Service/{n}"), ok.unwrap()));
+    let routes = (0..3000).map(|n| metrics.grpc_route(&format!("/test.Service/{n}"), ok));
     let unmatched = routes.filter(|route| route.template == UNMATCHED_ROUTE).count();
     assert_eq!(unmatched, 2875);
-    assert_eq!(metrics.grpc_route("/test.Service/0", ok.unwrap()).template, "/test.Service/0");
+    assert_eq!(metrics.grpc_route("/test.Service/0", ok).template, "/test.Service/0");
     let rejected = r#"metrics_rejected_total{error_type="series_limit"} 2875"#;
     assert!(render(&metrics, Format::Text).lines().any(|line| line == rejected));
 }

@@ -26,6 +26,9 @@ use crate::metrics::{Outcome, ServerMetrics, UNMATCHED_ROUTE};
 use crate::telemetry::Telemetry;
 use crate::traces::end_after;
 
+/// Details of a request whose handler panicked.
+const HANDLER_PANICKED: &str = "handler panicked";
+
 /// Guard of one request, from its arrival to the end of the response body.
 ///
 /// It records the request exactly once, also if it is dropped because the client disconnected.
@@ -287,7 +290,7 @@ impl Drop for RequestGuard {
             return;
         }
         let (kind, details) = if std::thread::panicking() {
-            (ErrorKind::Other, "handler panicked")
+            (ErrorKind::Other, HANDLER_PANICKED)
         } else if self.is_long_lived {
             // A response that announces no end ends when the client leaves.
             return self.finish(None);
@@ -340,7 +343,7 @@ pub(super) fn overload_response<B: From<Bytes>>() -> Response<B> {
 /// Returns the response to a request whose handler panicked.
 pub(super) fn panic_response<B: From<Bytes>>() -> Response<B> {
     let status = StatusCode::INTERNAL_SERVER_ERROR;
-    failure_response(status, Bytes::new(), ErrorKind::Other, "handler panicked")
+    failure_response(status, Bytes::new(), ErrorKind::Other, HANDLER_PANICKED)
 }
 
 fn failure_response<B: From<Bytes>>(

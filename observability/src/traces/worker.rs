@@ -94,7 +94,7 @@ impl Worker {
         let queue = Arc::clone(&self.queue);
         let schedule_delay = queue.config.schedule_delay;
         let mut next_export = Instant::now() + schedule_delay;
-        // Flushes that wait until the backend has accepted all spans.
+        // Flushes that wait until the backend has accepted or refused all spans.
         let mut flushes = Vec::<std_mpsc::SyncSender<()>>::new();
         loop {
             tokio::select! {
